@@ -1,0 +1,1 @@
+"""The lab, the clinics' traffic and the faults."""

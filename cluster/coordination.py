@@ -1,0 +1,339 @@
+"""ZooKeeper, with a hard deadline on every call and one lease per process.
+
+kazoo queues calls while the connection is suspended and reports a lost session only after reconnecting (TRAPS.md 28,
+29). So: no call is sent unless connected, every call has a deadline, and the lease is judged on our own clock: it runs
+from the moment a *write* was sent whose reply came back. A read proves nothing, a member cut off from the quorum
+still answers reads.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+from kazoo.client import KazooClient, KazooState
+from kazoo.exceptions import (
+    BadVersionError,
+    KazooException,
+    NodeExistsError,
+    NoNodeError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.states import WatchedEvent
+
+from cluster import clock, records
+from cluster.clock import Nanos
+from cluster.errors import BadInput, Conflict, Unreachable
+from cluster.settings import Timing
+
+Record = TypeVar("Record")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """Raw bytes of a znode and the version a compare-and-set must name."""
+
+    data: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Part of a transaction: make a znode that must not exist."""
+
+    path: str
+    record: object
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Part of a transaction: set a znode that must have this version."""
+
+    path: str
+    record: object
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Part of a transaction: delete a znode that must have this version."""
+
+    path: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """Part of a transaction: this znode must exist (a leader's own election node)."""
+
+    path: str
+
+
+Operation = Create | Replace | Delete | Exists
+
+
+class Coordination:
+    """One ZooKeeper session. All methods are coroutines of the loop that called `start`."""
+
+    def __init__(self, hosts: Sequence[str], root: str, timing: Timing) -> None:
+        self.root = root
+        self.timing = timing
+        self.client = KazooClient(
+            hosts=",".join(hosts),
+            timeout=timing.session_ttl_ms / 1000,
+            connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0},
+            command_retry={"max_tries": 0},
+        )
+        self.hosts = tuple(hosts)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lease_until: Nanos | None = None
+        self._versions: dict[str, _Owned] = {}
+        self._listeners: list[Callable[[bool], None]] = []
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, *, deadline_ms: float) -> None:
+        """Connect. Raises BadInput naming the hosts when no member answers before the deadline."""
+        self._loop = asyncio.get_running_loop()
+        self.client.add_listener(self._on_state)
+        try:
+            await asyncio.to_thread(self.client.start, deadline_ms / 1000)
+        except KazooTimeoutError as error:
+            raise BadInput(
+                f"no ZooKeeper answers at {', '.join(self.hosts)} within {deadline_ms:.0f} ms",
+                hint="start ZooKeeper, or mend 'zookeeper' in the settings",
+            ) from error
+        await self.ensure("")
+
+    async def stop(self) -> None:
+        """Close the session at once: ephemeral records go away now, not after the ttl."""
+        await asyncio.to_thread(self.client.stop)
+        await asyncio.to_thread(self.client.close)
+
+    @property
+    def connected(self) -> bool:
+        return bool(self.client.state == KazooState.CONNECTED)
+
+    def listen(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback(connected)` in the loop whenever the connection comes or goes."""
+        self._listeners.append(callback)
+
+    def lease_valid(self, at: Nanos) -> bool:
+        """Return whether our session certainly still lives at `at`, with the margin kept."""
+        return self._lease_until is not None and at < self._lease_until
+
+    @property
+    def lease_until(self) -> Nanos | None:
+        """The instant our lease ends unless it is renewed; None before the first renewal."""
+        return self._lease_until
+
+    # -- reads ------------------------------------------------------------------------------------------------------
+
+    async def get(self, path: str, watch: Callable[[], None] | None = None) -> Versioned | None:
+        """Return a znode, None when there is none. `watch` is called once in the loop at the next change."""
+        watcher = self._watcher(watch)
+        try:
+            data, stat = await self._call(self.client.get_async, self.path(path), watch=watcher)
+        except NoNodeError:
+            if watcher is not None:
+                await self._call(self.client.exists_async, self.path(path), watch=watcher)
+            return None
+        return Versioned(data, stat.version)
+
+    async def read(
+        self, kind: type[Record], path: str, watch: Callable[[], None] | None = None
+    ) -> tuple[Record, int] | None:
+        """Return a decoded record and its version, None when there is none. Raises BadInput for a bad record."""
+        found = await self.get(path, watch)
+        if found is None:
+            return None
+        return records.decode(kind, found.data, where=f"ZooKeeper {self.path(path)}"), found.version
+
+    async def children(self, path: str, watch: Callable[[], None] | None = None) -> tuple[str, ...]:
+        """Return the names below `path`, sorted; none when it does not exist."""
+        try:
+            return tuple(
+                sorted(await self._call(self.client.get_children_async, self.path(path), watch=self._watcher(watch)))
+            )
+        except NoNodeError:
+            return ()
+
+    # -- writes -----------------------------------------------------------------------------------------------------
+
+    async def ensure(self, path: str) -> None:
+        """Make `path` and its parents if they do not exist."""
+        await self._call(self.client.ensure_path_async, self.path(path))
+
+    async def create(self, path: str, record: object, *, sequence: bool = False) -> str:
+        """Make a persistent znode and return its path. Raises Conflict when it exists."""
+        made = await self._write(
+            self.client.create_async,
+            self.path(path),
+            records.encode(record),
+            makepath=True,
+            sequence=sequence,
+        )
+        return str(made)
+
+    async def replace(self, path: str, record: object, version: int) -> None:
+        """Set a znode that must have `version`, which is never optional (TRAPS.md 30). Raises Conflict."""
+        await self._write(self.client.set_async, self.path(path), records.encode(record), version=version)
+
+    async def delete(self, path: str, version: int = -1) -> None:
+        """Delete a znode if it exists. Raises Conflict when a version is given and differs."""
+        try:
+            await self._write(self.client.delete_async, self.path(path), version=version)
+        except NoNodeError:
+            return
+
+    async def transact(self, operations: Sequence[Operation]) -> None:
+        """Do all operations or none. Raises Conflict naming the first that did not hold."""
+        request = self.client.transaction()
+        for operation in operations:
+            match operation:
+                case Create(path, record):
+                    request.create(self.path(path), records.encode(record))
+                case Replace(path, record, version):
+                    request.set_data(self.path(path), records.encode(record), version)
+                case Delete(path, version):
+                    request.delete(self.path(path), version)
+                case Exists(path):
+                    request.check(path if path.startswith("/") else self.path(path), -1)
+        sent = clock.now()
+        results = await self._call(request.commit_async)
+        for operation, result in zip(operations, results, strict=True):
+            if isinstance(result, Exception) and not isinstance(result, RolledBackError | RuntimeInconsistency):
+                raise Conflict(
+                    f"{operation.path}: {type(result).__name__}",
+                    hint="somebody else was first: observe again",
+                )
+        self._renewed(sent)
+
+    async def publish(self, path: str, record: object) -> None:
+        """Write our ephemeral record: this renews the lease. Makes it anew after a lost session.
+
+        Raises Conflict when another process has taken our name over; then this process must end.
+        """
+        data = records.encode(record)
+        sent = clock.now()
+        known = self._versions.get(path)
+        if known is None or known.session != self._session_id():
+            await self._take(path, data)
+        else:
+            await self._set_own(path, data, known)
+        self._renewed(sent)
+
+    async def withdraw(self, path: str) -> None:
+        """Delete our ephemeral record, if it is ours."""
+        known = self._versions.pop(path, None)
+        if known is not None and known.session == self._session_id():
+            await self.delete(path)
+
+    async def _take(self, path: str, data: bytes) -> None:
+        """Make our record, replacing one that an earlier run of ours left behind."""
+        full = self.path(path)
+        await self.ensure(path.rsplit("/", 1)[0])
+        stat = await self._call(self.client.exists_async, full)
+        request = self.client.transaction()
+        if stat is not None:
+            request.delete(full, stat.version)
+        request.create(full, data, ephemeral=True)
+        results = await self._call(request.commit_async)
+        if any(isinstance(result, Exception) for result in results):
+            raise Unreachable(f"{full} changed while it was taken over")
+        self._versions[path] = _Owned(self._session_id(), 0)
+
+    async def _set_own(self, path: str, data: bytes, known: "_Owned") -> None:
+        full = self.path(path)
+        try:
+            stat = await self._call(self.client.set_async, full, data, version=known.version)
+        except NoNodeError:
+            await self._take(path, data)
+            return
+        except BadVersionError:
+            # A write whose reply we did not wait for may have been done after all: then the record is still ours.
+            stat = await self._call(self.client.exists_async, full)
+            if stat is None or stat.ephemeralOwner != known.session:
+                raise Conflict(f"{full} was taken over by another process of the same name",
+                               hint="end one of the two") from None  # fmt: skip
+            stat = await self._call(self.client.set_async, full, data, version=stat.version)
+        self._versions[path] = _Owned(known.session, stat.version)
+
+    # -- below ------------------------------------------------------------------------------------------------------
+
+    def path(self, path: str) -> str:
+        """Return the full path of a path below the cluster's root."""
+        return f"{self.root}/{path}".rstrip("/")
+
+    def _session_id(self) -> int:
+        identity = self.client.client_id
+        return int(identity[0]) if identity else 0
+
+    def _renewed(self, sent: Nanos) -> None:
+        self._lease_until = clock.after(sent, self.timing.session_ttl_ms - self.timing.lease_margin_ms)
+
+    async def _write(self, call: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._call(call, path, *args, **kwargs)
+        except (BadVersionError, NodeExistsError) as error:
+            raise Conflict(f"{path}: {type(error).__name__}", hint="somebody else was first: observe again") from error
+
+    async def _call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run one kazoo `*_async` call with the hard deadline; what comes later is dropped."""
+        assert self._loop is not None, "start() first"
+        if not self.connected:
+            raise Unreachable("ZooKeeper is not connected")
+        loop, future = self._loop, self._loop.create_future()
+
+        def done(result: Any) -> None:
+            with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, result)
+
+        call(*args, **kwargs).rawlink(done)
+        try:
+            async with asyncio.timeout(self.timing.call_deadline_ms / 1000):
+                return await future
+        except TimeoutError as error:
+            raise Unreachable(f"ZooKeeper did not answer within {self.timing.call_deadline_ms} ms") from error
+        except (NoNodeError, BadVersionError, NodeExistsError):
+            raise
+        except (KazooException, KazooTimeoutError) as error:
+            raise Unreachable(f"ZooKeeper: {type(error).__name__} {error}") from error
+
+    def _watcher(self, watch: Callable[[], None] | None) -> Callable[[WatchedEvent], None] | None:
+        if watch is None:
+            return None
+
+        def fired(_: WatchedEvent) -> None:
+            if self._loop is not None:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(watch)
+
+        return fired
+
+    def _on_state(self, state: str) -> None:
+        """Runs in kazoo's thread: hand the news to the loop and never block here."""
+        if self._loop is not None:
+            for callback in self._listeners:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(callback, state == KazooState.CONNECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    session: int
+    version: int
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
+    if future.done():
+        return
+    try:
+        future.set_result(result.get(block=False))
+    except Exception as error:  # noqa: BLE001 - whatever kazoo raised is what the caller awaits
+        future.set_exception(error)

@@ -1,0 +1,120 @@
+"""HTTP between our own processes: JSON in, JSON out, a bearer token, a deadline on every call.
+
+One middleware turns errors into answers, one client turns answers back into the same errors.
+"""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from cluster import errors
+from cluster.errors import BadInput, OscarHaError, Unauthorized, Unreachable
+
+BODY_BYTES_MAX = 1_000_000
+STATUS: Mapping[str, int] = {
+    "bad_input": 400,
+    "unauthorized": 401,
+    "conflict": 409,
+    "fenced_out": 409,
+    "refused": 409,
+    "diverged": 409,
+    "unreachable": 502,
+    "deadline_passed": 504,
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = structlog.get_logger()
+
+
+def application(token: str) -> web.Application:
+    """Return an application whose every request but GET needs the token, and whose errors are records."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.method not in ("GET", "HEAD"):
+                require_token(request, token)
+            return await handler(request)
+        except OscarHaError as error:
+            return web.json_response({"error": error.as_record()}, status=STATUS.get(error.code, 500))
+
+    return web.Application(middlewares=[guard], client_max_size=BODY_BYTES_MAX)
+
+
+def require_token(request: web.Request, token: str) -> None:
+    """Raise Unauthorized unless the request carries the token; compares in constant time."""
+    given = request.headers.get("Authorization", "")
+    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise Unauthorized(
+            "the bearer token is missing or wrong",
+            hint="send 'Authorization: Bearer TOKEN' with the cluster's token",
+        )
+
+
+async def body_of(request: web.Request) -> dict[str, Any]:
+    """Return the request's JSON object, an empty one when there is no body. Raises BadInput."""
+    text = await request.text()
+    try:
+        body = json.loads(text) if text.strip() else {}
+    except json.JSONDecodeError as error:
+        raise BadInput(f"the body is not JSON: {error}", hint="send a JSON object") from error
+    if not isinstance(body, dict):
+        raise BadInput(f"the body is a JSON {type(body).__name__}, not an object", hint='send {"field": value}')
+    return body
+
+
+async def serve(app: web.Application, host: str, port: int, *, what: str) -> web.AppRunner:
+    """Start serving and return the runner to clean up. Raises BadInput when the port is in use."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, reuse_address=True).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise BadInput(f"{what}: {host}:{port} cannot be listened on: {error.strerror}",
+                       hint="end what uses the port, or choose another in the settings") from error  # fmt: skip
+    return runner
+
+
+class Client:
+    """Calls other processes of the cluster. Use as an async context manager."""
+
+    def __init__(self, token: str) -> None:
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Client":
+        self._session = aiohttp.ClientSession(headers=self._headers)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, url: str, *, deadline_ms: float) -> Any:
+        """Return the JSON answer. Raises Unreachable, or the error that the other side raised."""
+        return await self._call("GET", url, None, deadline_ms)
+
+    async def post(self, url: str, body: Mapping[str, Any], *, deadline_ms: float) -> Any:
+        """Post a JSON body and return the JSON answer. Raises Unreachable, or the error that the other side raised."""
+        return await self._call("POST", url, body, deadline_ms)
+
+    async def _call(self, method: str, url: str, body: Mapping[str, Any] | None, deadline_ms: float) -> Any:
+        assert self._session is not None, "use the client in 'async with'"
+        timeout = aiohttp.ClientTimeout(total=deadline_ms / 1000)
+        try:
+            async with self._session.request(method, url, json=body, timeout=timeout) as response:
+                answer = await response.json(content_type=None)
+                if response.status >= 400:
+                    record = answer.get("error") if isinstance(answer, dict) else answer
+                    raise errors.from_record(record, where=url)
+                return answer
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"{method} {url}: {reason}") from error
+        except json.JSONDecodeError as error:
+            raise Unreachable(f"{method} {url}: the answer is not JSON") from error

@@ -1,0 +1,171 @@
+"""What is written to ZooKeeper and said over HTTP: frozen records, checked on the way in.
+
+`decode` refuses what does not fit and names the field; a record from a newer version may carry fields that we do not
+know, they are ignored. Unknown values are `None`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import BadInput
+
+Record = TypeVar("Record")
+RECORD_BYTES_MAX = 900_000
+"""ZooKeeper refuses more than 1 MiB (jute.maxbuffer)."""
+
+
+class Role(StrEnum):
+    """What a node is."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    FENCED = "fenced"
+    JOINING = "joining"
+    FAILED = "failed"
+
+
+class Database(StrEnum):
+    """What the watchdog knows of the server process. UNKNOWN is not DOWN."""
+
+    UP = "up"
+    DOWN = "down"
+    HUNG = "hung"
+    UNKNOWN = "unknown"
+
+
+class Durability(StrEnum):
+    """SYNC: an acknowledgement means on disk in another city. DEGRADED: it does not, and that is recorded."""
+
+    SYNC = "sync"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageEntry:
+    """Where one epoch begins: its primary's server id, the first binlog file, the position before its first event."""
+
+    epoch: int
+    server_id: int
+    file: str
+    position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """Who the primary is. Changed by compare-and-set only; `lineage` ends with this very epoch."""
+
+    epoch: int
+    primary: str
+    server_id: int
+    file: str
+    position: str
+    since: str
+    proof: str
+    lineage: tuple[LineageEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurabilityRecord:
+    """Which sites acknowledge in `epoch`. Written before the first of them does."""
+
+    epoch: int
+    mode: Durability
+    ackers: tuple[str, ...]
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What a watchdog saw of its database, and what it does about it."""
+
+    node: str
+    site: str
+    server_id: int
+    role: Role
+    database: Database
+    epoch: int
+    """The newest epoch this watchdog has seen; commands of an older one are refused."""
+    sealed_epoch: int
+    """Nothing of this epoch or older is ever opened again by this watchdog."""
+    read_only: bool | None
+    position: str | None
+    """`gtid_binlog_pos`: everything this server has."""
+    lag_ms: float | None
+    """Age of the newest heartbeat row, for a standby."""
+    lease_epoch: int | None
+    """The epoch whose lease this watchdog holds, if any."""
+    resumable: bool
+    """Fenced only because the lease ran out: it will open again by itself if nothing else happened."""
+    generation: str
+    """Changes with every start of the server process."""
+    server_version: str | None
+    replicating: bool | None
+    """Both replication threads run."""
+    why: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicatorReport:
+    """What a replicator has, and what it may do."""
+
+    site: str
+    epoch: int
+    """The epoch being pulled, 0 before the first."""
+    sealed_epoch: int
+    connected: bool
+    """The stream from the source is alive: an event or a heartbeat came within the read deadline."""
+    acknowledging: bool
+    received: str | None
+    durable: str | None
+    acknowledged: str | None
+    orphans: int
+    """Tails set aside because no primary ever had them."""
+    server_version: str | None
+    why: str
+    host: str
+    port: int
+    url: str
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def encode(record: object) -> bytes:
+    """Return the record as JSON bytes. Raises BadInput if ZooKeeper would refuse it."""
+    data = json.dumps(asdict(record), separators=(",", ":")).encode()  # type: ignore[call-overload]
+    if len(data) > RECORD_BYTES_MAX:
+        raise BadInput(f"{type(record).__name__} of {len(data)} bytes is over {RECORD_BYTES_MAX}")
+    return data
+
+
+def decode(kind: type[Record], data: bytes | str | object, *, where: str) -> Record:
+    """Return a record of `kind` from JSON text or an already parsed object. Raises BadInput naming each field."""
+    adapter: TypeAdapter[Record] = _adapter(kind)
+    try:
+        if isinstance(data, bytes | str):
+            return adapter.validate_json(data)
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise BadInput(f"{where} is not a {kind.__name__}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """Return a pydantic error as one line: field, what is wrong, the value."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'the whole'}: {item['msg']} (it is {shorten(item['input'])})"
+        for item in error.errors(include_url=False)
+    )
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Return `repr(value)`, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,296 @@
+"""The settings of one cluster: one TOML file, the same on every host; frozen, typed, checked all at once.
+
+Units end the names. Relations between settings are checked here, and the message names the consequence.
+Secrets are never in this file: it names files that hold them.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from cluster.errors import BadInput
+from cluster.records import describe
+
+Thing = TypeVar("Thing")
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+ServerId = Annotated[int, Field(ge=1, le=2**32 - 1)]
+
+
+@checked(config=_STRICT, kw_only=True)
+class Timing:
+    """Every deadline of the cluster. The defaults are safe over a WAN."""
+
+    session_ttl_ms: Milliseconds = 6_000
+    """ZooKeeper session: how long silence lasts before a lease ends."""
+    lease_margin_ms: Milliseconds = 1_000
+    """A holder stops this much earlier, a waiter waits this much longer."""
+    renew_interval_ms: Milliseconds = 1_000
+    call_deadline_ms: Milliseconds = 2_000
+    """Hard deadline of every single call to ZooKeeper, a database or another process."""
+    probe_interval_ms: Milliseconds = 250
+    probe_deadline_ms: Milliseconds = 3_000
+    """A database that answers nothing for this long is hung."""
+    heartbeat_interval_ms: Milliseconds = 1_000
+    """Heartbeat row on the primary, and heartbeats of an idle replication stream."""
+    stream_deadline_ms: Milliseconds = 4_000
+    """A replication stream that is silent for this long is dead."""
+    fence_deadline_ms: Milliseconds = 3_000
+    """Fencing that has not ended by then stops the server."""
+    step_deadline_ms: Milliseconds = 15_000
+    """A step of a plan that has not ended by then has failed."""
+    watchdog_grace_ms: Milliseconds = 5_000
+    """How long a primary whose streams are alive may be without its watchdog before it is replaced."""
+
+
+@checked(config=_STRICT, kw_only=True)
+class Accounts:
+    """Database accounts of oscar-ha. Each password is the first line of a file that only its owner can read."""
+
+    admin_user: str = "oscar_ha"
+    admin_password_file: Path
+    replication_user: str = "oscar_ha_repl"
+    replication_password_file: Path
+    verify_user: str = "oscar_ha_verify"
+    verify_password_file: Path
+
+
+@checked(config=_STRICT, kw_only=True)
+class Node:
+    """One database server and the watchdog beside it."""
+
+    name: Name
+    site: Name
+    server_id: ServerId
+    host: str = "127.0.0.1"
+    port: Port
+    admin_port: Port | None = None
+    """MariaDB's `extra_port`: still answers when `max_connections` is used up."""
+    pid_file: Path
+    watchdog_port: Port
+
+    @property
+    def watchdog_url(self) -> str:
+        return f"http://{self.host}:{self.watchdog_port}"
+
+
+@checked(config=_STRICT, kw_only=True)
+class Replicator:
+    """The replicator of one site."""
+
+    site: Name
+    server_id: ServerId
+    host: str = "127.0.0.1"
+    port: Port
+    """Where it serves the replication protocol."""
+    http_port: Port
+    archive: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.http_port}"
+
+
+@checked(config=_STRICT, kw_only=True)
+class Controller:
+    """One controller; the cluster needs two or more."""
+
+    name: Name
+    site: Name
+    host: str = "127.0.0.1"
+    port: Port
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@checked(config=_STRICT, kw_only=True)
+class Clinic:
+    """One user of the database: the address OSCAR connects to, and its HAProxy's runtime socket."""
+
+    name: Name
+    host: str = "127.0.0.1"
+    port: Port
+    runtime_port: Port
+    backend: str = "oscar"
+    """The HAProxy backend; its servers carry the names of the nodes."""
+
+
+@checked(config=_STRICT, kw_only=True)
+class Settings:
+    """One cluster. `sites` is in order of preference: for the next primary and for the acknowledging site."""
+
+    name: Name
+    engine: Literal["mariadb"] = "mariadb"
+    zookeeper: tuple[str, ...] = Field(min_length=1)
+    initial_primary: Name
+    sites: tuple[Name, ...] = Field(min_length=2)
+    token_file: Path
+    event_scheduler: bool = False
+    """Whether a primary runs events; a fenced node and a standby never do."""
+    accounts: Accounts
+    timing: Timing = Field(default_factory=Timing)
+    nodes: tuple[Node, ...] = Field(min_length=2)
+    replicators: tuple[Replicator, ...] = Field(min_length=2)
+    controllers: tuple[Controller, ...] = Field(min_length=1)
+    clinics: tuple[Clinic, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """Return the cluster's path in ZooKeeper."""
+        return f"/oscar-ha/{self.name}"
+
+    def node(self, name: str) -> Node:
+        """Return the node called `name`. Raises BadInput."""
+        return _by("node", name, {node.name: node for node in self.nodes})
+
+    def replicator(self, site: str) -> Replicator:
+        """Return the replicator of `site`. Raises BadInput."""
+        return _by("replicator at site", site, {one.site: one for one in self.replicators})
+
+    def controller(self, name: str) -> Controller:
+        """Return the controller called `name`. Raises BadInput."""
+        return _by("controller", name, {one.name: one for one in self.controllers})
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the secret files hold. Never printed: `repr` shows nothing."""
+
+    admin: str = field(repr=False)
+    replication: str = field(repr=False)
+    verify: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+_ADAPTER = TypeAdapter(Settings)
+
+
+def load(path: Path) -> Settings:
+    """Read and check a settings file. Raises BadInput that names every wrong field at once."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"settings {path} cannot be read: {error}", hint="give the path of the cluster's TOML file"
+        ) from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"settings {path} is not TOML: {error}", hint="mend that line") from error
+    return check(raw, where=f"settings {path}")
+
+
+def check(raw: object, *, where: str = "settings") -> Settings:
+    """Return `raw` as Settings. Raises BadInput that names every wrong field and every contradiction at once."""
+    try:
+        settings = _ADAPTER.validate_python(raw)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {describe(error)}", hint="mend the named fields") from error
+    problems = contradictions(settings)
+    if problems:
+        raise BadInput(f"{where}: {'; '.join(problems)}", hint="mend the named fields")
+    return settings
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Return what cannot be true together, one sentence each, naming the consequence."""
+    timing = settings.timing
+    known = set(settings.sites)
+    rules: Iterable[tuple[bool, str]] = (
+        (timing.lease_margin_ms * 3 <= timing.session_ttl_ms,
+         "timing.lease_margin_ms must be at most a third of session_ttl_ms, or the primary never holds its lease"),
+        (timing.renew_interval_ms * 2 <= timing.session_ttl_ms - timing.lease_margin_ms,
+         "timing.renew_interval_ms must fit twice into session_ttl_ms - lease_margin_ms, or one lost reply fences the primary"),
+        (timing.call_deadline_ms < timing.session_ttl_ms,
+         "timing.call_deadline_ms must be below session_ttl_ms, or one slow call outlives the lease"),
+        (timing.heartbeat_interval_ms * 2 <= timing.stream_deadline_ms,
+         "timing.stream_deadline_ms must be at least twice heartbeat_interval_ms, or an idle stream looks dead"),
+        (timing.fence_deadline_ms < timing.session_ttl_ms,
+         "timing.fence_deadline_ms must end inside session_ttl_ms, or two primaries overlap"),
+        (settings.initial_primary in {node.name for node in settings.nodes},
+         f"initial_primary {settings.initial_primary!r} is not the name of a node"),
+        (all(node.admin_port != node.port for node in settings.nodes), "a node's admin_port must differ from its port"),
+    )  # fmt: skip
+    problems = [sentence for holds, sentence in rules if not holds]
+    problems += _repeated("node name", [node.name for node in settings.nodes])
+    problems += _repeated("site of a node", [node.site for node in settings.nodes])
+    problems += _repeated("site of a replicator", [one.site for one in settings.replicators])
+    problems += _repeated("controller name", [one.name for one in settings.controllers])
+    problems += _repeated("clinic name", [one.name for one in settings.clinics])
+    ids = [node.server_id for node in settings.nodes] + [one.server_id for one in settings.replicators]
+    problems += [f"{text}: two with one id disconnect each other for ever" for text in _repeated("server_id", ids)]
+    problems += _repeated("address", _addresses(settings))
+    for kind, sites in (
+        ("nodes", [node.site for node in settings.nodes]),
+        ("replicators", [one.site for one in settings.replicators]),
+        ("controllers", [one.site for one in settings.controllers]),
+    ):
+        problems += [f"{kind}: site {site!r} is not in sites" for site in sites if site not in known]
+    without = [node.name for node in settings.nodes if node.site not in {one.site for one in settings.replicators}]
+    problems += [f"node {name!r} has no replicator in its site to replicate from" for name in without]
+    return problems
+
+
+def read_secrets(settings: Settings) -> Secrets:
+    """Read every secret file. Raises BadInput naming the file, never the content."""
+    accounts = settings.accounts
+    return Secrets(
+        admin=read_secret(accounts.admin_password_file, "accounts.admin_password_file"),
+        replication=read_secret(accounts.replication_password_file, "accounts.replication_password_file"),
+        verify=read_secret(accounts.verify_password_file, "accounts.verify_password_file"),
+        token=read_secret(settings.token_file, "token_file"),
+    )
+
+
+def read_secret(path: Path, setting: str) -> str:
+    """Return the first line of a secret file that nobody else can read. Raises BadInput."""
+    try:
+        mode = path.stat().st_mode
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{setting}: {path} cannot be read: {error}", hint="create it, mode 0600") from error
+    if mode & 0o077:
+        raise BadInput(f"{setting}: others can read {path} (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")
+    if not lines or not lines[0].strip():
+        raise BadInput(f"{setting}: {path} is empty", hint="write the secret on its first line")
+    return lines[0].strip()
+
+
+def _by(what: str, name: str, things: dict[str, Thing]) -> Thing:
+    if name not in things:
+        raise BadInput(f"there is no {what} {name!r}", hint=f"one of: {', '.join(sorted(things))}")
+    return things[name]
+
+
+def _repeated(what: str, values: Sequence[str | int]) -> list[str]:
+    return [f"{what} {value!r} is used {times} times" for value, times in Counter(values).items() if times > 1]
+
+
+def _addresses(settings: Settings) -> list[str]:
+    pairs: list[tuple[str, int | None]] = []
+    for node in settings.nodes:
+        pairs += [(node.host, node.port), (node.host, node.admin_port), (node.host, node.watchdog_port)]
+    for one in settings.replicators:
+        pairs += [(one.host, one.port), (one.host, one.http_port)]
+    pairs += [(one.host, one.port) for one in settings.controllers]
+    for clinic in settings.clinics:
+        pairs += [(clinic.host, clinic.port), (clinic.host, clinic.runtime_port)]
+    return [f"{_canonical(host)}:{port}" for host, port in pairs if port is not None]
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host.lower()

@@ -1,0 +1,1 @@
+"""The watchdog beside each database: probe, lease, fence, open."""

@@ -1,0 +1,1 @@
+"""Pull the primary's binlog, archive it durably, acknowledge it, serve it on."""
