@@ -1,0 +1,58 @@
+"""Servers that tests share: started once in a session, ended whatever happens.
+
+Where the packages are not installed the tests that need them are skipped with the reason; in CI that is a failure.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import zookeeper as zookeeper_server
+from tests.servers.zookeeper import ZooKeeperServer
+
+_ROOTS = itertools.count(1)
+
+
+def require(missing: str) -> None:
+    """Skip the test when something is `missing`; fail it in CI, where everything must be there."""
+    if not missing:
+        return
+    reason = f"not installed: {missing}; script/setup installs it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    """One ZooKeeper for the whole session: leave it running, and use a root of your own (`zookeeper_root`)."""
+    require(zookeeper_server.missing())
+    server = ZooKeeperServer(tmp_path_factory.mktemp("zookeeper"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def zookeeper_root(request: pytest.FixtureRequest) -> str:
+    """A path in ZooKeeper that no other test uses; it does not exist yet."""
+    name = re.sub(r"[^a-z0-9-]+", "-", request.node.name.lower()).strip("-")[:40]
+    return f"/oscar-ha/{next(_ROOTS)}-{name}"
+
+
+@pytest.fixture
+def own_zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
+    """A ZooKeeper for one test that freezes, kills or restarts it."""
+    require(zookeeper_server.missing())
+    server = ZooKeeperServer(tmp_path / "zookeeper")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
