@@ -6,14 +6,17 @@ Where the packages are not installed the tests that need them are skipped with t
 import itertools
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.servers import mariadb
 from tests.servers import zookeeper as zookeeper_server
 from tests.servers.zookeeper import ZooKeeperServer
 
+MARIADBD = "/usr/sbin/mariadbd"
 _ROOTS = itertools.count(1)
 
 
@@ -25,6 +28,14 @@ def require(missing: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory made once; give it to every MariaDBServer, which copies it."""
+    if shutil.which("mariadbd") is None and not Path(MARIADBD).exists():
+        require("mariadbd (package mariadb-server)")
+    return mariadb.make_template(tmp_path_factory.mktemp("mariadb") / "template")
 
 
 @pytest.fixture(scope="session")
