@@ -1,0 +1,1 @@
+"""What all parts share, against hypothesis and a real ZooKeeper."""
