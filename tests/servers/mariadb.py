@@ -7,10 +7,8 @@ thread, because the kernel ends them with the *thread* that started them.
 """
 
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,10 +16,9 @@ from typing import Any, Self
 import pymysql
 from pymysql.connections import Connection
 
-START_DEADLINE_SECONDS = 30.0
-STOP_DEADLINE_SECONDS = 20.0
-POLL_SECONDS = 0.02
-LOG_TAIL_BYTES = 3000
+from tests.servers.process import ServerProcess, free_port
+
+START_DEADLINE_MS = 30_000
 SEMI_SYNC_FOREVER_MS = 2**63 - 1
 ADMIN = "root"
 REPLICATION_USER, REPLICATION_PASSWORD = "oscar_ha_repl", "replication-secret"
@@ -45,13 +42,6 @@ DEFAULTS: dict[str, object] = {
     "aria-log-file-size": "8M",
     "skip-slave-start": True,
 }
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_template(directory: Path) -> Path:
@@ -90,8 +80,7 @@ class MariaDBServer:
         self.datadir = directory / "data"
         self.socket = directory / "s.sock"
         self.pid_file = directory / "server.pid"
-        self.log = directory / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process = ServerProcess(f"mariadbd {server_id}", directory / "server.log")
         directory.mkdir(parents=True, exist_ok=True)
         if not self.datadir.exists():
             if template is None:
@@ -108,8 +97,11 @@ class MariaDBServer:
 
     @property
     def pid(self) -> int:
-        assert self.process is not None, "start() first"
         return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
 
     @property
     def binlogs(self) -> list[Path]:
@@ -119,33 +111,18 @@ class MariaDBServer:
     def start(self, **more: object) -> None:
         """Start and wait until it answers. `more` options count for this start only."""
         options = self.options | {name.replace("_", "-"): value for name, value in more.items()}
-        command = ["setpriv", "--pdeathsig", "KILL", "--", "mariadbd", "--no-defaults",
-                   f"--datadir={self.datadir}", f"--socket={self.socket}", f"--pid-file={self.pid_file}",
-                   f"--port={self.port}", f"--log-error={self.log}", *_arguments(options)]  # fmt: skip
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-        deadline = time.perf_counter() + START_DEADLINE_SECONDS
-        while not self._answers():
-            if self.process.poll() is not None or time.perf_counter() > deadline:
-                self.kill()
-                raise AssertionError(f"mariadbd does not start:\n{self.log_tail()}")
-            time.sleep(POLL_SECONDS)
+        command = ["mariadbd", "--no-defaults", f"--datadir={self.datadir}", f"--socket={self.socket}",
+                   f"--pid-file={self.pid_file}", f"--port={self.port}", *_arguments(options)]  # fmt: skip
+        self.process.launch(command)
+        self.process.wait_until(self._answers, deadline_ms=START_DEADLINE_MS, what="answering")
 
     def stop(self) -> None:
         """Ask it to end and wait; kill it when it does not."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self.process.stop()
 
     def kill(self) -> None:
         """Kill -9 and wait until the process is gone. Safe to repeat."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
 
     def restart(self, **more: object) -> None:
         """Stop and start again with the same data and port."""
@@ -154,13 +131,11 @@ class MariaDBServer:
 
     def freeze(self) -> None:
         """Send SIGSTOP: the sockets stay open and nothing answers."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        self.process.freeze()
 
     def thaw(self) -> None:
         """Send SIGCONT."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        self.process.thaw()
 
     def connect(self, user: str = ADMIN, password: str = "", **arguments: Any) -> "Connection[Any]":
         """Return a connection over the socket for the administrator, over TCP for everybody else; autocommit."""
@@ -196,10 +171,6 @@ class MariaDBServer:
         except pymysql.Error:
             return False
         return True
-
-    def log_tail(self) -> str:
-        """Return the end of the error log."""
-        return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace") if self.log.exists() else "(no log)"
 
 
 def _arguments(options: dict[str, object]) -> list[str]:
