@@ -99,15 +99,28 @@ class Client:
         """Return the JSON answer. Raises Unreachable, or the error that the other side raised."""
         return await self._call("GET", url, None, deadline_ms)
 
-    async def post(self, url: str, body: Mapping[str, Any], *, deadline_ms: float) -> Any:
+    async def post(
+        self, url: str, body: Mapping[str, Any], *, deadline_ms: float, headers: Mapping[str, str] | None = None
+    ) -> Any:
         """Post a JSON body and return the JSON answer. Raises Unreachable, or the error that the other side raised."""
-        return await self._call("POST", url, body, deadline_ms)
+        return await self._call("POST", url, body, deadline_ms, headers)
 
-    async def _call(self, method: str, url: str, body: Mapping[str, Any] | None, deadline_ms: float) -> Any:
+    async def delete(self, url: str, *, deadline_ms: float) -> Any:
+        """Delete and return the JSON answer. Raises Unreachable, or the error that the other side raised."""
+        return await self._call("DELETE", url, None, deadline_ms)
+
+    async def _call(
+        self,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | None,
+        deadline_ms: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         assert self._session is not None, "use the client in 'async with'"
         timeout = aiohttp.ClientTimeout(total=deadline_ms / 1000)
         try:
-            async with self._session.request(method, url, json=body, timeout=timeout) as response:
+            async with self._session.request(method, url, json=body, timeout=timeout, headers=headers) as response:
                 answer = await response.json(content_type=None)
                 if response.status >= 400:
                     record = answer.get("error") if isinstance(answer, dict) else answer

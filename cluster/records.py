@@ -77,6 +77,9 @@ class DurabilityRecord:
     mode: Durability
     ackers: tuple[str, ...]
     since: str
+    floor: str = ""
+    """Everything acknowledged before these ackers were named lies at or below this position: an archive that has not
+    reached it may miss acknowledged writes, whoever is named here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,257 @@
+"""How a running plan goes on: from its record and a view to the next step, from an outcome to the next record.
+
+Nothing here waits or talks. A controller that dies leaves only the record behind, and that is all its successor needs.
+"""
+
+from dataclasses import dataclass, replace
+
+from cluster.position import Position
+from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry
+from controller import plan as steps
+from controller.choose import incomplete, rank, reachable_target
+from controller.decide import choose_ackers
+from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
+from controller.plan import GiveUp, Step, Wait
+
+LINEAGE_MAX = 1_000
+"""Epochs remembered in the record; older archives are found by their own names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a step brought, when, and for how long it took (milliseconds since the fault was seen)."""
+
+    ms: float
+    took_ms: float
+    detail: str = ""
+    position: str | None = None
+    """Fence: where the database stopped."""
+    how: str | None = None
+    """Fence: by what."""
+    sealed: tuple[Sealed, ...] = ()
+    promoted: Promoted | None = None
+
+
+def next_step(view: View, plan: PlanRecord, now_text: str) -> Step | Wait | GiveUp:
+    """Return the step that the plan's cursor stands at."""
+    ending = plan.epoch - 1
+    if _is_past_return(plan) and plan.stage is not Stage.RECORD and _is_gone(view, _candidate(plan)):
+        return GiveUp(why=f"the database of {plan.candidate} is gone again")
+    match plan.stage:
+        case Stage.CHOOSE:
+            return _choose(view, plan)
+        case Stage.FENCE:
+            return _fence(view, plan)
+        case Stage.SEAL:
+            return _seal(view, plan)
+        case Stage.LEVEL:
+            return _level(view, plan)
+        case Stage.APPLY:
+            return steps.Apply(node=_candidate(plan), epoch=ending, until=plan.target or "")
+        case Stage.PROMOTE:
+            return steps.Promote(node=_candidate(plan), epoch=plan.epoch)
+        case Stage.OPEN:
+            return _open(view, plan, now_text)
+        case Stage.ADMIT:
+            return steps.Admit(node=_candidate(plan), epoch=plan.epoch)
+        case Stage.REPOINT:
+            return steps.Repoint(node=_candidate(plan), epoch=plan.epoch)
+        case Stage.VERIFY:
+            return steps.Verify(node=_candidate(plan), epoch=plan.epoch)
+        case Stage.RECORD:
+            return steps.Record(epoch=plan.epoch)
+
+
+def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
+    """Return the plan after `step` was done with `outcome`: facts kept, cursor moved, one line of timeline added."""
+    done = StepDone(
+        name=plan.stage.value,
+        ms=round(outcome.ms, 1),
+        took_ms=round(outcome.took_ms, 1),
+        detail=outcome.detail,
+    )
+    plan = replace(_with_facts(plan, step, outcome), waiting=None)
+    if isinstance(step, steps.Seal):
+        missing = incomplete(view, replace(plan, fenced_position=None)) or _short(plan)
+        if missing is not None:
+            return replace(plan, waiting=missing)
+    return replace(plan, stage=_after(plan), steps=(*plan.steps, done))
+
+
+def failed(plan: PlanRecord, why: str) -> PlanRecord:
+    """Return the plan after its step failed for good: another candidate, a rollback, or on without it."""
+    if _is_past_return(plan):
+        # The watchdog opens by itself and HAProxy asks it: what is left may still succeed, so go on and verify.
+        return replace(plan, stage=_after(plan), waiting=why)
+    if plan.rolled_back is not None:
+        # The old primary cannot be opened again either: from here on it is a failover.
+        return replace(
+            plan, kind=Kind.FAILOVER, stage=Stage.SEAL, candidate=None, promoted=None, rolled_back=None,
+            why=f"{plan.why}; then {why}", waiting=why,
+        )  # fmt: skip
+    if plan.kind is Kind.SWITCHOVER:
+        return _rolled_back(plan, why)
+    if plan.stage in (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE) and plan.kind is Kind.FAILOVER:
+        excluded = tuple(dict.fromkeys((*plan.excluded, _candidate(plan))))
+        return replace(plan, stage=Stage.CHOOSE, candidate=None, promoted=None, excluded=excluded, waiting=why)
+    return replace(plan, waiting=why)
+
+
+def outcome_of(plan: PlanRecord) -> str:
+    """Return how a plan at its end is told."""
+    if plan.rolled_back is not None:
+        return f"rolled back: {plan.rolled_back}"
+    if plan.waiting is not None:
+        return f"unverified: {plan.waiting}"
+    return "done"
+
+
+def _with_facts(plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
+    match step:
+        case steps.Choose():
+            return replace(plan, candidate=step.node, target=step.target)
+        case steps.AcceptLeaseEnd():
+            return replace(plan, proof=Proof.LEASE_ENDED.value)
+        case steps.Fence():
+            proof = Proof.PROCESS_DEAD if outcome.how == "process dead" else Proof.WATCHDOG
+            position = outcome.position if step.polite else None
+            return replace(plan, proof=proof.value, fenced_position=position)
+        case steps.Seal():
+            plan = replace(plan, sealed=_merge(plan.sealed, outcome.sealed))
+            target = reachable_target(plan)
+            return replace(plan, target=str(target)) if target is not None else plan
+        case steps.Promote():
+            return replace(plan, promoted=outcome.promoted)
+        case _:
+            return plan
+
+
+def _merge(old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> tuple[Sealed, ...]:
+    """A site that told its position once told it for ever: it is sealed."""
+    known = {one.site: one for one in old}
+    for one in new:
+        if one.durable is not None or one.site not in known:
+            known[one.site] = one
+    return tuple(known[site] for site in sorted(known))
+
+
+def _short(plan: PlanRecord) -> str | None:
+    """Return why the sealed archives do not reach the fenced primary, None when they do."""
+    target = reachable_target(plan)
+    if plan.fenced_position is None or (target and target.covers(Position.parse(plan.fenced_position))):
+        return None
+    return f"the sealed archives end at {target}, the fenced primary at {plan.fenced_position}"
+
+
+def _after(plan: PlanRecord) -> Stage:
+    order = ORDER[plan.kind]
+    return order[min(order.index(plan.stage) + 1, len(order) - 1)]
+
+
+def _candidate(plan: PlanRecord) -> str:
+    return plan.candidate or ""
+
+
+def _is_past_return(plan: PlanRecord) -> bool:
+    order = ORDER[plan.kind]
+    return order.index(plan.stage) > order.index(POINT_OF_NO_RETURN)
+
+
+def _is_gone(view: View, name: str) -> bool:
+    node = view.node(name)
+    return node is not None and node.report is not None and node.report.database is Database.DOWN
+
+
+def _rolled_back(plan: PlanRecord, why: str) -> PlanRecord:
+    """Open the old primary again. What has sealed stays sealed, so it opens in the plan's new epoch."""
+    if plan.stage is Stage.CHOOSE:
+        return replace(plan, stage=Stage.RECORD, rolled_back=why, candidate=plan.old)
+    return replace(
+        plan, stage=Stage.PROMOTE, rolled_back=why, candidate=plan.old, target=None, promoted=None,
+        proof=plan.proof or Proof.WATCHDOG.value,
+    )  # fmt: skip
+
+
+def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
+    if plan.kind is Kind.FAILOVER and (why := incomplete(view, plan)):
+        return Wait(why=why)
+    ranking = rank(view, plan)
+    able = [one for one in ranking if one.able]
+    if plan.kind is Kind.SWITCHOVER and plan.requested is not None:
+        able = [one for one in able if one.node == plan.requested]
+    if not able:
+        against = "; ".join(f"{one.node}: {', '.join(one.against)}" for one in ranking if one.against)
+        why = f"no node can be promoted ({against})"
+        return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
+    reasons = tuple(f"{one.node}: {', '.join(one.against) or 'able'}" for one in ranking)
+    return steps.Choose(node=able[0].node, epoch=plan.epoch, target=plan.target, reasons=reasons)
+
+
+def _fence(view: View, plan: PlanRecord) -> Step | Wait:
+    old = view.node(plan.old or "")
+    if old is None:
+        return Wait(why=f"{plan.old} is not in the settings: nothing can prove that it is fenced")
+    if old.report is not None:
+        return steps.Fence(node=old.name, epoch=plan.epoch - 1, polite=plan.kind is Kind.SWITCHOVER)
+    if view.lease_ended(old.absent_ms):
+        return steps.AcceptLeaseEnd(node=old.name, epoch=plan.epoch - 1)
+    return Wait(why=f"the lease of {old.name} may still hold")
+
+
+def _seal(view: View, plan: PlanRecord) -> Step | Wait:
+    """Seal everybody who answers. A named acker that is silent may still acknowledge until its lease ended."""
+    sites = tuple(one.site for one in view.replicators if one.report is not None)
+    named = view.durability.ackers if view.durability else ()
+    for site in named:
+        one = view.replicator(site)
+        if one is not None and one.report is None and not view.lease_ended(one.absent_ms):
+            return Wait(why=f"the lease of the acknowledging replicator {site} may still hold")
+    return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=plan.fenced_position)
+
+
+def _level(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
+    node = view.node(_candidate(plan))
+    if node is None or plan.target is None:
+        return GiveUp(why=f"{plan.candidate} cannot be levelled")
+    target = Position.parse(plan.target)
+    complete = [one.site for one in plan.sealed if one.durable and Position.parse(one.durable).covers(target)]
+    if node.site in complete or not target.last:
+        return steps.Level(site=node.site, source=node.site, epoch=plan.epoch - 1, until=plan.target)
+    if not complete:
+        return GiveUp(why=f"no sealed archive reaches {plan.target}")
+    return steps.Level(site=node.site, source=complete[0], epoch=plan.epoch - 1, until=plan.target)
+
+
+def _open(view: View, plan: PlanRecord, now_text: str) -> Step | GiveUp:
+    promoted = plan.promoted
+    if promoted is None:
+        return GiveUp(why=f"{plan.candidate} did not say where its binlog begins")
+    if plan.target is not None and Position.parse(promoted.position) != Position.parse(plan.target):
+        return GiveUp(why=f"{plan.candidate} stands at {promoted.position}, the archives at {plan.target}")
+    lineage = view.epoch.lineage if view.epoch else ()
+    entry = LineageEntry(epoch=plan.epoch, server_id=promoted.server_id, file=promoted.file, position=promoted.position)
+    record = EpochRecord(
+        epoch=plan.epoch,
+        primary=_candidate(plan),
+        server_id=promoted.server_id,
+        file=promoted.file,
+        position=promoted.position,
+        since=now_text,
+        proof=plan.proof or Proof.NONE_NEEDED.value,
+        lineage=(*lineage, entry)[-LINEAGE_MAX:],
+    )
+    durability = DurabilityRecord(
+        epoch=plan.epoch,
+        mode=Durability.SYNC,
+        ackers=choose_ackers(view, _candidate(plan)) or _anybody_else(view, _candidate(plan)),
+        since=now_text,
+        floor=promoted.position,
+    )
+    return steps.Open(record=record, durability=durability, previous=plan.epoch - 1)
+
+
+def _anybody_else(view: View, primary: str) -> tuple[str, ...]:
+    """No replicator answers: name the nearest all the same. Commits wait for it, nothing unsafe is acknowledged."""
+    node = view.node(primary)
+    others = [site for site in view.policy.sites if node is None or site != node.site]
+    return tuple(site for site in others if view.replicator(site) is not None)[:1]

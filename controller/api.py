@@ -1,0 +1,254 @@
+"""The control surface over HTTP. Nothing changes on GET; every change needs the token and is logged.
+
+Any controller answers; one that does not lead passes changes on to the one that does.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from cluster import clock
+from cluster.coordination import Coordination
+from cluster.errors import BadInput, Conflict, DeadlinePassed, Refused
+from cluster.http import Client, application, body_of
+from cluster.position import Position
+from cluster.settings import Settings
+from controller.choose import Candidate, rank
+from controller.decide import judge_primary, readiness
+from controller.leadership import Leader
+from controller.loop import Loop, Request, best, requested_plan
+from controller.mirror import Mirror
+from controller.model import ORDER, Kind, PlanRecord, View
+
+REQUEST_DEADLINE_MS = 90_000
+HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX = 20, 500
+WHY_CHARACTERS_MAX = 500
+PASSED_ON = "X-Oscar-Ha-Passed-On"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Why and since when nothing happens by itself."""
+
+    why: str
+    since: str
+
+
+class Api:
+    """Handlers of one controller."""
+
+    def __init__(self, settings: Settings, token: str, name: str, loop: Loop, client: Client) -> None:
+        self.settings = settings
+        self.name = name
+        self.loop = loop
+        self.client = client
+        self.app = application(token)
+        self.app.add_routes(
+            [
+                web.get("/v1/cluster", self.cluster),
+                web.get("/v1/history", self.history),
+                web.get("/v1/plan", self.plan),
+                web.get("/v1/readiness", self.readiness),
+                web.get("/health", self.health),
+                web.get("/metrics", self.metrics),
+                web.post("/v1/switchover", self.switchover),
+                web.post("/v1/failover", self.failover),
+                web.post("/v1/pause", self.pause),
+                web.delete("/v1/pause", self.resume),
+            ]
+        )
+
+    @property
+    def mirror(self) -> Mirror:
+        return self.loop.world.mirror
+
+    @property
+    def coordination(self) -> Coordination:
+        return self.mirror.coordination
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def cluster(self, _: web.Request) -> web.Response:
+        """Everything about the cluster in one answer."""
+        leader = await self.coordination.read(Leader, "leader")
+        plan = self.mirror.get(PlanRecord, "plan")
+        return web.json_response(describe(self.settings, self.mirror.view(), plan, leader[0] if leader else None))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Finished plans, newest first; `?limit=N`."""
+        text = request.query.get("limit", str(HISTORY_LIMIT_DEFAULT))
+        if not text.isdigit() or not 1 <= int(text) <= HISTORY_LIMIT_MAX:
+            raise BadInput(f"limit {text!r} is not a number from 1 to {HISTORY_LIMIT_MAX}")
+        found = await self.loop.world.history(int(text))
+        return web.json_response([_history_item(asdict(record)) for record in found])
+
+    async def plan(self, _: web.Request) -> web.Response:
+        """The running plan, null when there is none."""
+        plan = self.mirror.get(PlanRecord, "plan")
+        return web.json_response(asdict(plan) if plan else None)
+
+    async def readiness(self, _: web.Request) -> web.Response:
+        """Whether a failover would work now, and if not why."""
+        reasons = readiness(self.mirror.view())
+        return web.json_response({"ready": not reasons, "reasons": list(reasons)})
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Whether this controller is connected and leads."""
+        leading = self.loop.world.leadership.valid()
+        return web.json_response({"name": self.name, "leading": leading, "connected": self.coordination.connected})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Prometheus metrics."""
+        return web.Response(body=self.loop.metrics.text(), content_type="text/plain")
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    async def switchover(self, request: web.Request) -> web.Response:
+        """Planned change of primary: `{to?, dry_run?, why?}`. Answers when it is over."""
+        return await self._change(request, Kind.SWITCHOVER, {"to", "dry_run", "why"})
+
+    async def failover(self, request: web.Request) -> web.Response:
+        """Change of primary by an operator's word: `{to?, allow_data_loss?, dry_run?, why?}`."""
+        return await self._change(request, Kind.FAILOVER, {"to", "dry_run", "why", "allow_data_loss"})
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """No automatic action until resumed: `{why?}`."""
+        body = await body_of(request)
+        _only(body, {"why"})
+        why = _why(body, "an operator asked")
+        try:
+            await self.coordination.create("pause", Pause(why=why, since=clock.utc_now()))
+        except Conflict:
+            log.info("pause.already", why=why)
+        log.info("audit", verb="pause", why=why, peer=request.remote)
+        return web.json_response({"paused": True})
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """Automatic action again."""
+        await self.coordination.delete("pause")
+        log.info("audit", verb="resume", peer=request.remote)
+        return web.json_response({"paused": False})
+
+    async def _change(self, request: web.Request, kind: Kind, fields: set[str]) -> web.Response:
+        body = await body_of(request)
+        _only(body, fields)
+        wanted = Request(
+            kind=kind,
+            to=_optional_text(body, "to"),
+            why=_why(body, "an operator asked"),
+            allow_data_loss=_flag(body, "allow_data_loss"),
+        )
+        if not self.loop.world.leadership.valid():
+            return web.json_response(await self._pass_on(request, body))
+        await self.mirror.refresh()
+        if _flag(body, "dry_run"):
+            return web.json_response(dry_run(self.mirror.view(), wanted))
+        log.info("audit", verb=kind.value, to=wanted.to, why=wanted.why, peer=request.remote)
+        self.loop.submit(wanted)
+        try:
+            async with asyncio.timeout(REQUEST_DEADLINE_MS / 1000):
+                done = await asyncio.shield(wanted.done)
+        except TimeoutError as error:
+            raise DeadlinePassed(
+                f"the {kind.value} still runs after {REQUEST_DEADLINE_MS} ms", hint="see GET /v1/plan"
+            ) from error
+        return web.json_response(_history_item(asdict(done)))
+
+    async def _pass_on(self, request: web.Request, body: Mapping[str, Any]) -> Any:
+        leader = await self.coordination.read(Leader, "leader")
+        if leader is None or leader[0].name == self.name or PASSED_ON in request.headers:
+            raise Refused("no controller leads at this moment", hint="try again in a few seconds")
+        deadline_ms = REQUEST_DEADLINE_MS + self.settings.timing.call_deadline_ms
+        return await self.client.post(
+            f"{leader[0].url}{request.path}", body, deadline_ms=deadline_ms, headers={PASSED_ON: "1"}
+        )
+
+
+def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Leader | None) -> dict[str, Any]:
+    """Return the answer of `GET /v1/cluster`."""
+    reasons = readiness(view)
+    return {
+        "cluster": settings.name,
+        "epoch": asdict(view.epoch) if view.epoch else None,
+        "primary": {"reach": judged.reach.value, "why": judged.why}
+        if view.epoch and (judged := judge_primary(view, view.epoch))
+        else None,
+        "durability": asdict(view.durability) if view.durability else None,
+        "nodes": [
+            _node(view, node.name, node.site, asdict(node.report) if node.report else None) for node in view.nodes
+        ],
+        "replicators": [
+            {"site": one.site, "absent_ms": one.absent_ms, **(asdict(one.report) if one.report else {})}
+            for one in view.replicators
+        ],
+        "clinics": [{"name": clinic.name, "host": clinic.host, "port": clinic.port} for clinic in settings.clinics],
+        "controllers": [{"name": one.name, "url": one.url} for one in settings.controllers],
+        "leader": leader.name if leader else None,
+        "plan": asdict(plan) if plan else None,
+        "paused": view.paused,
+        "ready": not reasons,
+        "reasons": list(reasons),
+    }
+
+
+def _node(view: View, name: str, site: str, report: dict[str, Any] | None) -> dict[str, Any]:
+    primary = view.node(view.epoch.primary) if view.epoch else None
+    head = primary.report.position if primary and primary.report else None
+    position = report.get("position") if report else None
+    behind = (
+        Position.parse(position).distance(Position.parse(head)) if position is not None and head is not None else None
+    )
+    return {"node": name, "site": site, "reporting": report is not None, "behind": behind, **(report or {})}
+
+
+def dry_run(view: View, request: Request) -> dict[str, Any]:
+    """Return what the change would do, without doing it. Raises Refused where the change would be."""
+    plan = requested_plan(view, request)
+    ranking = rank(view, plan)
+    return {
+        "dry_run": True,
+        "kind": request.kind.value,
+        "old": plan.old,
+        "new": best(ranking, plan).node,
+        "epoch": plan.epoch,
+        "steps": [stage.value for stage in ORDER[plan.kind]],
+        "ranking": [_ranked(one) for one in ranking],
+    }
+
+
+def _ranked(one: Candidate) -> dict[str, Any]:
+    return {"node": one.node, "able": one.able, "against": list(one.against), "behind": one.behind}
+
+
+def _history_item(record: dict[str, Any]) -> dict[str, Any]:
+    """`from` and `to` are how people say it; they are not names that Python allows for a field."""
+    return {**record, "from": record["old"], "to": record["new"]}
+
+
+def _only(body: Mapping[str, Any], fields: set[str]) -> None:
+    unknown = sorted(set(body) - fields)
+    if unknown:
+        raise BadInput(f"unknown field {', '.join(unknown)}", hint=f"known: {', '.join(sorted(fields))}")
+
+
+def _optional_text(body: Mapping[str, Any], field: str) -> str | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, str):
+        raise BadInput(f"{field} is {value!r}", hint="give the name of a node as text")
+    return value
+
+
+def _flag(body: Mapping[str, Any], field: str) -> bool:
+    value = body.get(field, False)
+    if not isinstance(value, bool):
+        raise BadInput(f"{field} is {value!r}", hint="true or false")
+    return value
+
+
+def _why(body: Mapping[str, Any], default: str) -> str:
+    return (_optional_text(body, "why") or default)[:WHY_CHARACTERS_MAX]

@@ -1,0 +1,122 @@
+"""Which standby, and is its data complete: pure, with the reasons that `dry_run` prints."""
+
+import re
+from dataclasses import dataclass
+
+from cluster.lineage import History, judge_history
+from cluster.position import Position
+from cluster.records import Database
+from controller.model import Kind, NodeFacts, PlanRecord, View, newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One node as a possible primary. `against` is empty when it is able."""
+
+    node: str
+    able: bool
+    against: tuple[str, ...]
+    behind: int | None
+    """Transactions that its site's archive or the primary has and it has not applied; None: not known."""
+
+
+def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
+    """Return every node, the best first: able, not failed in this plan, asked for, by site, then by position."""
+    target = reachable_target(plan)
+    judged = {node.name: _judge(view, plan, node, target) for node in view.nodes}
+
+    def key(node: NodeFacts) -> tuple[object, ...]:
+        one = judged[node.name]
+        sites = view.policy.sites
+        return (
+            not one.able,
+            node.name in plan.excluded,
+            node.name != plan.requested,
+            node.name == plan.old,  # it failed once already; the others have not
+            sites.index(node.site) if node.site in sites else len(sites),
+            one.behind if one.behind is not None else 2**64,
+            node.name,
+        )
+
+    return tuple(judged[node.name] for node in sorted(view.nodes, key=key))
+
+
+def reachable_target(plan: PlanRecord) -> Position | None:
+    """Return the most advanced sealed archive, None when none is known or two of them contradict each other."""
+    known = tuple(Position.parse(one.durable) for one in plan.sealed if one.durable is not None)
+    return newest(known)
+
+
+def incomplete(view: View, plan: PlanRecord) -> str | None:
+    """Return why promoting now could un-say an acknowledged write, None when it certainly cannot."""
+    if plan.kind is Kind.BOOTSTRAP or plan.allow_data_loss:
+        return None
+    if view.durability is None:
+        return "it is not recorded who acknowledged: nothing proves that the archives are complete"
+    sealed = {one.site: one for one in plan.sealed}
+    for site in view.durability.ackers:
+        if site not in sealed or sealed[site].durable is None:
+            return f"the acknowledging site {site} cannot be reached: what it alone acknowledged would be lost"
+    target = reachable_target(plan)
+    if target is None:
+        return "no sealed archive tells its position"
+    if not target.covers(Position.parse(view.durability.floor)):
+        return f"the archives end at {target or 'nothing'}, acknowledged is at least {view.durability.floor}"
+    if plan.fenced_position is not None and not target.covers(Position.parse(plan.fenced_position)):
+        return f"the archives end at {target or 'nothing'}, the fenced primary at {plan.fenced_position}"
+    return None
+
+
+def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | None) -> Candidate:
+    report, against = node.report, []
+    behind: int | None = None
+    replicator = view.replicator(node.site)
+    if plan.kind is Kind.SWITCHOVER and node.name == plan.old:
+        against.append("it is the primary now")
+    if report is None:
+        against.append("its watchdog does not report")
+    elif report.database is not Database.UP:
+        against.append(f"its database is {report.database.value}")
+    elif report.position is None:
+        against.append("its position is not known")
+    else:
+        against += _judge_history(view, report.position, target)
+        head = target or _head(view)
+        behind = Position.parse(report.position).distance(head) if head is not None else None
+    if replicator is None or replicator.report is None:
+        against.append(f"the replicator of {node.site} does not report")
+    if report is not None:
+        against += _judge_version(view, report.server_version)
+    return Candidate(node=node.name, able=not against, against=tuple(against), behind=behind)
+
+
+def _judge_history(view: View, position: str, target: Position | None) -> list[str]:
+    if view.epoch is None:
+        return []
+    here = Position.parse(position)
+    match judge_history(here, view.epoch.lineage, target or _head(view)):
+        case History.AHEAD:
+            return [f"it is ahead ({position}): it has transactions that the cluster has not"]
+        case History.DIVERGED:
+            return [f"its history is another one ({position}): it must be rescued and reseeded"]
+        case History.EQUAL_OR_BEHIND:
+            return []
+
+
+def _judge_version(view: View, version: str | None) -> list[str]:
+    primary = view.node(view.epoch.primary) if view.epoch else None
+    reference = primary.report.server_version if primary and primary.report else None
+    if version is None or reference is None or _numbers(version) >= _numbers(reference):
+        return []
+    return [f"its server {version} is older than the primary's {reference}"]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _head(view: View) -> Position | None:
+    primary = view.node(view.epoch.primary) if view.epoch else None
+    if primary is None or primary.report is None or primary.report.position is None:
+        return None
+    return Position.parse(primary.report.position)

@@ -1,0 +1,111 @@
+"""`oscar-ha controller run`: one controller process."""
+
+import asyncio
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+import typer
+
+from cluster import http, log, settings
+from cluster.coordination import Coordination
+from cluster.errors import Conflict, OscarHaError
+from cluster.settings import Secrets, Settings
+from controller.api import Api
+from controller.leadership import Leader, Leadership
+from controller.loop import Loop
+from controller.metrics import Metrics
+from controller.mirror import Mirror
+from controller.world import World
+
+START_DEADLINE_MS = 15_000
+CONTROLLER_TTL_MS = 3_000
+"""A controller holds no database: its session may end sooner than a watchdog's, so that the next one leads sooner."""
+CONTROLLER_MARGIN_MS = 500
+CONTROLLER_RENEW_SECONDS = 0.5
+app = typer.Typer(no_args_is_help=True, help="The controller: observes, decides, executes, records.")
+events = structlog.get_logger()
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `run` a sub-command while it is the only one."""
+
+
+@app.command()
+def run(
+    settings_file: Path = typer.Option(..., "--settings", help="The cluster's settings file (TOML)."),
+    name: str = typer.Option(..., "--name", help="Which of the settings' controllers this is."),
+) -> None:
+    """Run one controller until SIGTERM. Start one in every site; one of them leads."""
+    loaded = settings.load(settings_file)
+    own = loaded.controller(name)
+    secret = settings.read_secrets(loaded)
+    log.set_up(f"controller {own.name}")
+    asyncio.run(_run(loaded, secret, own))
+
+
+async def _run(loaded: Settings, secret: Secrets, own: settings.Controller) -> None:
+    timing = replace(
+        loaded.timing,
+        session_ttl_ms=min(CONTROLLER_TTL_MS, loaded.timing.session_ttl_ms),
+        lease_margin_ms=min(CONTROLLER_MARGIN_MS, loaded.timing.lease_margin_ms),
+    )
+    coordination = Coordination(loaded.zookeeper, loaded.root, timing)
+    await coordination.start(deadline_ms=START_DEADLINE_MS)
+    mirror = Mirror(coordination, loaded)
+    leadership = Leadership(coordination, own.name)
+    try:
+        async with (
+            World(loaded, secret, coordination, mirror, leadership) as world,
+            http.Client(secret.token) as client,
+        ):
+            loop = Loop(world, Metrics(loaded.name, mirror.view, leadership.valid))
+            runner = await http.serve(
+                Api(loaded, secret.token, own.name, loop, client).app, own.host, own.port, what=f"controller {own.name}"
+            )
+            try:
+                await _until_told(loop, coordination, leadership, Leader(name=own.name, url=own.url))
+            finally:
+                await runner.cleanup()
+    finally:
+        leadership.stop()
+        await coordination.stop()
+
+
+async def _until_told(loop: Loop, coordination: Coordination, leadership: Leadership, leader: Leader) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+    leadership.start()
+    renewal = asyncio.create_task(_renew(coordination, leadership, leader))
+    try:
+        await loop.run()
+    finally:
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+
+
+async def _renew(coordination: Coordination, leadership: Leadership, leader: Leader) -> None:
+    """Keep our own lease: the right to act for as long as our session certainly lives."""
+    leading = False
+    while True:
+        leadership.changed.clear()
+        try:
+            await coordination.publish(f"controllers/{leader.name}", leader)
+            if leadership.node is not None:
+                await coordination.publish("leader", leader)
+            elif leading:
+                await coordination.withdraw("leader")
+        except Conflict as error:
+            events.warning("leader.superseded", error=str(error))
+        except OscarHaError as error:
+            events.warning("lease.not_renewed", error=str(error))
+        if leading != leadership.valid():
+            leading = leadership.valid()
+            events.info("leading.changed", leading=leading)
+        try:
+            async with asyncio.timeout(CONTROLLER_RENEW_SECONDS):
+                await leadership.changed.wait()
+        except TimeoutError:
+            continue

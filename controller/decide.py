@@ -1,0 +1,206 @@
+"""The whole failover policy. Same view in, same decision out.
+
+Level-triggered: a decision depends on where the cluster is, never on how it got there. A running plan is part of the
+view of `controller/advance.py`; here nothing is running.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cluster.lineage import History, judge_history
+from cluster.position import Position
+from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, NodeReport, Role
+from controller.model import Kind, NodeFacts, View
+from controller.plan import Follow, NameAckers, Repair
+
+
+class Reach(Enum):
+    """How the primary is. UNKNOWN is not DOWN: silence is not death."""
+
+    UP = "up"
+    UNKNOWN = "unknown"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How the primary is, and why we think so."""
+
+    reach: Reach
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Do nothing, for this reason."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a plan that names a new primary."""
+
+    kind: Kind
+    old: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """The primary is well; these repairs are due. Empty: nothing is to be done."""
+
+    repairs: tuple[Repair, ...]
+    why: str
+
+
+Decision = Hold | Start | Mend
+
+
+def decide(view: View, since: str) -> Decision:
+    """Return what to do while no plan is running. `since` is the wall time that a new record would show."""
+    if view.paused:
+        return Hold("paused: no automatic action")
+    if view.epoch is None:
+        return _begin(view)
+    judgement = judge_primary(view, view.epoch)
+    match judgement.reach:
+        case Reach.UP:
+            return Mend(_repairs(view, view.epoch, since), judgement.why)
+        case Reach.UNKNOWN:
+            return Hold(f"primary unknown: {judgement.why}")
+        case Reach.DOWN:
+            return Start(Kind.FAILOVER, view.epoch.primary, f"{view.epoch.primary} lost: {judgement.why}")
+
+
+def judge_primary(view: View, epoch: EpochRecord) -> Judgement:
+    """Return how the primary of `epoch` is. Dead means: its watchdog says so, or its lease ended (invariant 6)."""
+    primary = view.node(epoch.primary)
+    if primary is None:
+        return Judgement(Reach.UNKNOWN, f"{epoch.primary} is not in the settings")
+    if primary.report is None:
+        return _judge_silence(view, epoch, primary)
+    return _judge_report(epoch, primary.report)
+
+
+def _judge_report(epoch: EpochRecord, report: NodeReport) -> Judgement:
+    match report.database:
+        case Database.DOWN:
+            return Judgement(Reach.DOWN, "the server process is gone")
+        case Database.HUNG:
+            return Judgement(Reach.DOWN, "the server answers nothing")
+        case Database.UNKNOWN:
+            return Judgement(Reach.UNKNOWN, "its watchdog has not probed it yet")
+        case Database.UP:
+            pass
+    if report.role is Role.PRIMARY and report.lease_epoch == epoch.epoch:
+        return Judgement(Reach.UP, "the primary is up")
+    if report.resumable:
+        return Judgement(Reach.UNKNOWN, f"it opens again by itself: {report.why}")
+    if report.epoch < epoch.epoch:
+        return Judgement(Reach.UNKNOWN, f"its watchdog has not seen epoch {epoch.epoch} yet")
+    return Judgement(Reach.DOWN, f"it is {report.role.value} and does not open by itself: {report.why}")
+
+
+def _judge_silence(view: View, epoch: EpochRecord, primary: NodeFacts) -> Judgement:
+    if not view.lease_ended(primary.absent_ms):
+        return Judgement(Reach.UNKNOWN, "its watchdog is silent, its lease may still hold")
+    absent_ms = primary.absent_ms or 0.0
+    live = [
+        one.site for one in view.replicators if one.report and one.report.connected and one.report.epoch == epoch.epoch
+    ]
+    if not live:
+        return Judgement(Reach.DOWN, "its lease ended and no replicator hears from it")
+    if absent_ms < view.policy.watchdog_grace_ms:
+        return Judgement(Reach.UNKNOWN, f"its watchdog is gone, {', '.join(live)} still hears from the database")
+    # Clinics are cut off already: HAProxy finds no /primary. Sealing makes the change safe.
+    return Judgement(Reach.DOWN, "its lease ended and its watchdog did not return")
+
+
+def _begin(view: View) -> Decision:
+    """Open the first epoch once everybody who should be there is there."""
+    first = view.node(view.policy.initial_primary)
+    if first is None or first.report is None or first.report.database is not Database.UP:
+        return Hold(f"waiting for the database {view.policy.initial_primary} to open epoch 1")
+    if first.report.position is None:
+        return Hold(f"waiting for the position of {first.name}")
+    here = Position.parse(first.report.position)
+    for node in view.nodes:
+        if node.report and node.report.position and not here.covers(Position.parse(node.report.position)):
+            return Hold(f"{node.name} has transactions that {first.name} has not: seed it anew, or name it first")
+    if not any(one.report for one in view.replicators if one.site != first.site):
+        return Hold("waiting for a replicator outside the primary's site: nobody could acknowledge")
+    return Start(Kind.BOOTSTRAP, None, f"no epoch yet: {first.name} is the first primary by the settings")
+
+
+def _repairs(view: View, epoch: EpochRecord, since: str) -> tuple[Repair, ...]:
+    return (*_acker_repairs(view, epoch, since), *_follow_repairs(view, epoch))
+
+
+def _follow_repairs(view: View, epoch: EpochRecord) -> list[Repair]:
+    return [
+        Follow(node=node.name, epoch=epoch.epoch)
+        for node in view.nodes
+        if node.name != epoch.primary and may_follow(view, epoch, node)
+    ]
+
+
+def may_follow(view: View, epoch: EpochRecord, node: NodeFacts) -> bool:
+    """Return whether a node is up, fenced, and its history is a beginning of the cluster's."""
+    report = node.report
+    if report is None or report.database is not Database.UP or report.role is not Role.FENCED:
+        return False
+    if report.position is None or report.epoch < epoch.epoch:
+        return False
+    return history_of(view, epoch, report.position) is History.EQUAL_OR_BEHIND
+
+
+def history_of(view: View, epoch: EpochRecord, position: str) -> History:
+    """Return how a node's position stands to the cluster's history."""
+    primary = view.node(epoch.primary)
+    head = primary.report.position if primary and primary.report else None
+    return judge_history(Position.parse(position), epoch.lineage, Position.parse(head) if head is not None else None)
+
+
+def _acker_repairs(view: View, epoch: EpochRecord, since: str) -> list[Repair]:
+    """A named acker whose own lease ended cannot acknowledge: name another before commits wait for long."""
+    record = view.durability
+    if record is None or record.epoch != epoch.epoch:
+        return []
+    lost = [site for site in record.ackers if (one := view.replicator(site)) is None or view.lease_ended(one.absent_ms)]
+    ackers = choose_ackers(view, epoch.primary)
+    if not lost or not ackers or ackers == record.ackers:
+        return []
+    durability = DurabilityRecord(
+        epoch=epoch.epoch, mode=Durability.SYNC, ackers=ackers, since=since, floor=record.floor
+    )
+    return [NameAckers(node=epoch.primary, durability=durability)]
+
+
+def choose_ackers(view: View, primary: str) -> tuple[str, ...]:
+    """Return the nearest site outside the primary's whose replicator reports; none when there is none."""
+    node = view.node(primary)
+    own = node.site if node else None
+    able = [one.site for one in view.replicators if one.report is not None and one.site != own]
+    return tuple(sorted(able, key=view.policy.sites.index)[:1])
+
+
+def readiness(view: View) -> tuple[str, ...]:
+    """Return why a failover would not work now; empty when it would. Exported all the time (TRAPS.md 37)."""
+    if view.epoch is None:
+        return ("no epoch is open yet",)
+    reasons = ["automatic action is paused"] if view.paused else []
+    judgement = judge_primary(view, view.epoch)
+    if judgement.reach is not Reach.UP:
+        reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")
+    standbys = [node for node in view.nodes if node.name != view.epoch.primary]
+    if not any(node.report and node.report.role is Role.STANDBY for node in standbys):
+        reasons.append("no standby is current")
+    named = view.durability.ackers if view.durability else ()
+    for site in named:
+        one = view.replicator(site)
+        if one is None or one.report is None or not one.report.acknowledging:
+            reasons.append(f"the acknowledging site {site} does not acknowledge: commits wait")
+    if not named:
+        reasons.append("nobody is named to acknowledge")
+    return tuple(reasons)

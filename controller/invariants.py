@@ -1,0 +1,56 @@
+"""The safety rules, written once: before every step in production, and over every small view in tests.
+
+Numbers are those of DESIGN.md section 6.
+"""
+
+from cluster.errors import Bug
+from cluster.position import Position
+from controller import plan as steps
+from controller.choose import incomplete
+from controller.model import Kind, PlanRecord, View
+from controller.plan import Step
+
+
+def check_step(view: View, plan: PlanRecord, step: Step) -> None:
+    """Raise Bug if doing `step` now could break an invariant. Nothing has been done then."""
+    newest = view.epoch.epoch if view.epoch else 0
+    match step:
+        case steps.Promote() | steps.Open():
+            _require(newest < plan.epoch, f"4: epoch {plan.epoch} is not newer than {newest}")
+            _check_promotion(view, plan)
+        case steps.Admit() | steps.Repoint() | steps.Verify():
+            opened = view.epoch is not None and (view.epoch.epoch, view.epoch.primary) == (plan.epoch, step.node)
+            _require(opened, f"1: {step.node} is not the primary of the newest epoch {newest}")
+        case _:
+            pass
+    if isinstance(step, steps.Open):
+        _check_open(view, plan, step, newest)
+
+
+def _check_promotion(view: View, plan: PlanRecord) -> None:
+    if plan.kind is Kind.BOOTSTRAP:
+        _require(view.epoch is None, "1: a first epoch while there is one")
+        return
+    _require(plan.proof is not None, "3: a promotion without a proof of fence")
+    if plan.rolled_back is not None:
+        _require(plan.candidate == plan.old, "3: a rollback opens another node than the old primary")
+        return
+    _require(plan.target is not None, "2: a promotion without knowing what was acknowledged")
+    missing = incomplete(view, plan)
+    _require(missing is None, f"2: {missing}")
+
+
+def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> None:
+    _require(step.previous == newest, f"4: the plan follows epoch {step.previous}, the newest is {newest}")
+    _require(step.record.epoch == newest + 1, "4: epochs grow by one")
+    node = view.node(step.record.primary)
+    _require(node is not None and node.site not in step.durability.ackers, "2: the primary's own site acknowledges")
+    _require(bool(step.durability.ackers), "2: nobody is named to acknowledge")
+    if plan.target is not None and plan.rolled_back is None:
+        reached = Position.parse(step.record.position).covers(Position.parse(plan.target))
+        _require(reached, f"2: {step.record.primary} has not applied {plan.target}")
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise Bug(f"invariant {rule}", hint="nothing was done; report this with the plan and the view")

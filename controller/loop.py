@@ -1,0 +1,316 @@
+"""The controller's loop: a timer around a public `tick`. Only this file waits.
+
+A tick observes, decides and executes. While a plan runs, ticks follow each other without a pause.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.errors import Bug, Conflict, FencedOut, OscarHaError, Refused, Unreachable
+from controller import plan as steps
+from controller.advance import failed, next_step, progress
+from controller.choose import Candidate, rank
+from controller.decide import Decision, Hold, Mend, Start, decide
+from controller.invariants import check_step
+from controller.metrics import Metrics
+from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
+from controller.plan import GiveUp, Step, Wait
+from controller.world import World, plan_id
+
+TICK_SECONDS = 0.5
+RUNNING_TICK_SECONDS = 0.1
+"""How soon a plan that waits looks again."""
+REPAIR_PAUSE_MS = 2_000
+"""A repair that failed is not tried again sooner."""
+SWITCHOVER_BEHIND_MAX = 10_000
+"""Transactions: a standby further behind would keep the clinics waiting; it must catch up first."""
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Request:
+    """What an operator asked for; `done` ends with the history record or the refusal."""
+
+    kind: Kind
+    to: str | None
+    why: str
+    allow_data_loss: bool = False
+    done: "asyncio.Future[HistoryRecord]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Loop:
+    """Leads while it is elected; otherwise only keeps its copy of the records current."""
+
+    def __init__(self, world: World, metrics: Metrics) -> None:
+        self.world = world
+        self.metrics = metrics
+        self.decision: Decision = Hold("starting")
+        self._requests: list[Request] = []
+        self._waiting: dict[str, Request] = {}
+        self._clock: tuple[str, Nanos, float] | None = None
+        self._repaired_at: dict[str, Nanos] = {}
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End `run` after the current tick."""
+        self._stopping.set()
+        self.world.mirror.changed.set()
+
+    def submit(self, request: Request) -> None:
+        """Hand over an operator's request; it is taken at the next tick."""
+        self._requests.append(request)
+        self.world.mirror.changed.set()
+
+    async def run(self) -> None:
+        """Tick until stopped: at every change of a record, and at least every TICK_SECONDS."""
+        while not self._stopping.is_set():
+            pause = TICK_SECONDS
+            try:
+                pause = await self.tick()
+            except Bug:
+                log.exception("tick.bug")
+            except OscarHaError as error:
+                log.warning("tick.failed", error=str(error), code=error.code)
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.world.mirror.changed.wait()
+        except TimeoutError:
+            return
+
+    async def tick(self) -> float:
+        """Observe, decide, execute once. Returns the seconds until the next tick is due."""
+        await self.world.mirror.refresh()
+        if not self.world.leadership.valid():
+            self._refuse_requests()
+            return TICK_SECONDS
+        plan = self.world.mirror.get(PlanRecord, "plan")
+        if plan is not None:
+            for request in self._take_requests():
+                request.done.set_exception(
+                    Conflict(f"a {plan.kind.value} is running: one plan at a time", hint="see GET /v1/plan")
+                )
+            await self._go_on(plan)
+            return RUNNING_TICK_SECONDS
+        requests = self._take_requests()
+        if requests:
+            await self._begin_requested(requests)
+            return 0.0
+        return await self._decide()
+
+    # -- nothing is running ------------------------------------------------------------------------------------------
+
+    async def _decide(self) -> float:
+        view = self.world.mirror.view()
+        decision = decide(view, clock.utc_now())
+        if decision != self.decision:
+            log.info("decision.changed", decision=repr(decision)[:500])
+            self.decision = decision
+        match decision:
+            case Hold():
+                return TICK_SECONDS
+            case Start(kind=kind, old=old, why=why):
+                candidate = view.policy.initial_primary if kind is Kind.BOOTSTRAP else None
+                plan = new_plan(view, kind, why, old=old, candidate=candidate)
+                await self._begin(plan)
+                return 0.0
+            case Mend(repairs=repairs):
+                await asyncio.gather(*(self._repair(repair) for repair in repairs))
+                return TICK_SECONDS
+
+    async def _repair(self, repair: steps.Repair) -> None:
+        key = f"{type(repair).__name__} {repair.node}"
+        now, last = clock.now(), self._repaired_at.get(key)
+        if last is not None and clock.ms_between(last, now) < REPAIR_PAUSE_MS:
+            return
+        self._repaired_at[key] = now
+        try:
+            await self.world.repair(repair)
+        except OscarHaError as error:
+            log.warning("repair.failed", repair=repr(repair), error=str(error))
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _take_requests(self) -> list[Request]:
+        requests, self._requests = self._requests, []
+        return [request for request in requests if not request.done.done()]
+
+    def _refuse_requests(self) -> None:
+        for request in [*self._take_requests(), *self._waiting.values()]:
+            if not request.done.done():
+                request.done.set_exception(FencedOut("this controller does not lead", hint="ask the leading one"))
+        self._waiting.clear()
+
+    async def _begin_requested(self, requests: list[Request]) -> None:
+        first, *rest = requests
+        for request in rest:
+            request.done.set_exception(Conflict("another request was first: one plan at a time"))
+        try:
+            plan = requested_plan(self.world.mirror.view(), first)
+            self._waiting[plan.id] = first
+            await self._begin(plan)
+        except OscarHaError as error:
+            if not first.done.done():
+                first.done.set_exception(error)
+
+    # -- the running plan --------------------------------------------------------------------------------------------
+
+    async def _begin(self, plan: PlanRecord) -> None:
+        log.info("plan.begins", id=plan.id, why=plan.why, epoch=plan.epoch)
+        self._clock = (plan.id, clock.now(), 0.0)
+        await self.world.begin(plan)
+        await self.world.mirror.refresh()
+
+    async def _go_on(self, plan: PlanRecord) -> None:
+        """Do steps until the plan ends, waits or fails at one."""
+        since_ms = self._since(plan)
+        while True:
+            view = self.world.mirror.view()
+            step = next_step(view, plan, clock.utc_now())
+            match step:
+                case Wait(why=why):
+                    await self._keep(plan, replace(plan, waiting=why))
+                    return
+                case GiveUp(why=why):
+                    plan = await self._keep(plan, failed(plan, why))
+                    continue
+                case steps.Record():
+                    await self._finish(plan, since_ms())
+                    return
+                case _:
+                    after = await self._do(view, plan, step, since_ms)
+            if after.stage is plan.stage:
+                return
+            plan = after
+
+    async def _do(self, view: View, plan: PlanRecord, step: Step, since_ms: Callable[[], float]) -> PlanRecord:
+        """Do one step and write the plan that follows from it."""
+        check_step(view, plan, step)
+        try:
+            async with asyncio.timeout(self.world.settings.timing.step_deadline_ms * 2 / 1000):
+                outcome = await self.world.apply(step, since_ms, lambda done: progress(view, plan, step, done))
+        except (OscarHaError, TimeoutError) as error:
+            return await self._failed(plan, step, error)
+        after = progress(view, plan, step, outcome)
+        log.info(
+            "step.done",
+            id=plan.id,
+            step=plan.stage.value,
+            ms=round(outcome.ms),
+            detail=outcome.detail,
+            waiting=after.waiting,
+        )
+        if isinstance(step, steps.Open):  # written in the same transaction as the epoch
+            await self.world.mirror.refresh()
+            return after
+        return await self._keep(plan, after)
+
+    async def _failed(self, plan: PlanRecord, step: Step, error: Exception) -> PlanRecord:
+        why = f"{plan.stage.value}: {error or type(error).__name__}"
+        log.warning("step.failed", id=plan.id, step=repr(step)[:300], error=why)
+        uncertain = isinstance(step, steps.Open) and isinstance(error, Conflict | Unreachable | TimeoutError)
+        if uncertain or not self.world.leadership.valid():
+            # Perhaps it was done: only ZooKeeper knows. The next tick goes on with the record as it stands there.
+            return plan
+        return await self._keep(plan, failed(plan, why))
+
+    async def _keep(self, before: PlanRecord, plan: PlanRecord) -> PlanRecord:
+        if plan != before:
+            await self.world.keep(plan)
+            await self.world.mirror.refresh()
+        return plan
+
+    async def _finish(self, plan: PlanRecord, ms: float) -> None:
+        done = await self.world.finish(plan, ms)
+        log.info("plan.ended", id=plan.id, outcome=done.outcome, ms=done.total_ms)
+        self.metrics.count(done)
+        request = self._waiting.pop(plan.id, None)
+        if request is not None and not request.done.done():
+            request.done.set_result(done)
+        await self.world.mirror.refresh()
+
+    def _since(self, plan: PlanRecord) -> Callable[[], float]:
+        """Milliseconds since the fault was seen. A successor counts on from the last line of the timeline."""
+        if self._clock is None or self._clock[0] != plan.id:
+            self._clock = (plan.id, clock.now(), plan.steps[-1].ms if plan.steps else 0.0)
+        _, start, offset = self._clock
+        return lambda: offset + clock.ms_between(start, clock.now())
+
+
+def new_plan(
+    view: View,
+    kind: Kind,
+    why: str,
+    *,
+    old: str | None = None,
+    candidate: str | None = None,
+    requested: str | None = None,
+    allow_data_loss: bool = False,
+) -> PlanRecord:
+    """Return a plan at its first stage, for the epoch after the view's."""
+    epoch = (view.epoch.epoch if view.epoch else 0) + 1
+    started = clock.utc_now()
+    seen = "requested" if kind is Kind.SWITCHOVER else "detected"
+    return PlanRecord(
+        id=plan_id(epoch, kind.value, started),
+        kind=kind,
+        epoch=epoch,
+        stage=ORDER[kind][0],
+        why=why,
+        started=started,
+        old=old,
+        candidate=candidate,
+        requested=requested,
+        allow_data_loss=allow_data_loss,
+        steps=(StepDone(name=seen, ms=0.0, took_ms=0.0, detail=why),),
+    )
+
+
+def requested_plan(view: View, request: Request) -> PlanRecord:
+    """Return the plan that an operator asked for. Raises Refused with every reason, before anything is touched."""
+    if view.epoch is None:
+        raise Refused("no epoch is open yet", hint="wait until the first primary is open")
+    if request.to is not None and view.node(request.to) is None:
+        names = ", ".join(node.name for node in view.nodes)
+        raise Refused(f"there is no node {request.to!r}", hint=f"one of: {names}")
+    plan = new_plan(
+        view,
+        request.kind,
+        request.why,
+        old=view.epoch.primary,
+        requested=request.to,
+        allow_data_loss=request.allow_data_loss,
+    )
+    if request.kind is Kind.SWITCHOVER:
+        _require_switchable(view, plan)
+    return plan
+
+
+def _require_switchable(view: View, plan: PlanRecord) -> None:
+    if plan.requested == plan.old:
+        raise Refused(f"{plan.old} is the primary already", hint="name another node")
+    chosen = best(rank(view, plan), plan)
+    node = view.node(chosen.node)
+    if node is None or node.report is None or not node.report.replicating:
+        raise Refused(f"{chosen.node} does not replicate", hint="see 'oscar-ha status'")
+    if chosen.behind is None or chosen.behind > SWITCHOVER_BEHIND_MAX:
+        raise Refused(f"{chosen.node} is {chosen.behind} transactions behind", hint="wait until it has caught up")
+
+
+def best(ranking: tuple[Candidate, ...], plan: PlanRecord) -> Candidate:
+    """Return who would be promoted. Raises Refused with the reasons against each."""
+    able = [one for one in ranking if one.able and plan.requested in (None, one.node)]
+    if not able:
+        reasons = "; ".join(f"{one.node}: {', '.join(one.against) or 'not asked for'}" for one in ranking)
+        raise Refused(f"nobody can be promoted now ({reasons})", hint="see 'oscar-ha status'")
+    return able[0]
+
+
+__all__ = ["Loop", "Request", "Stage", "best", "new_plan", "requested_plan"]

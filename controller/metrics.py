@@ -1,0 +1,60 @@
+"""What Prometheus reads of a controller. Prefix `oscar_ha_`, base units, counters end in `_total`."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controller.decide import readiness
+from controller.model import HistoryRecord, View
+
+SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics(Collector):
+    """Counts finished plans; everything else is read from the view at the moment of the scrape."""
+
+    def __init__(self, cluster: str, view: Callable[[], View], leading: Callable[[], bool]) -> None:
+        self._cluster = cluster
+        self._view = view
+        self._leading = leading
+        self.registry = CollectorRegistry()
+        self._plans = Counter(
+            "oscar_ha_plans_total", "Finished plans.", ["cluster", "kind", "outcome", "proof"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "oscar_ha_plan_seconds", "From seeing the fault to the verified write.", ["cluster", "kind"],
+            buckets=SECONDS_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.registry.register(self)
+
+    def count(self, done: HistoryRecord) -> None:
+        """Count one finished plan."""
+        self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
+        self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauges of this moment."""
+        view = self._view()
+        reasons = readiness(view)
+        ready = GaugeMetricFamily(
+            "oscar_ha_failover_ready",
+            "1 if a failover would work now; else 0 with the reason.",
+            labels=["cluster", "reason"],
+        )
+        for reason in reasons or ("",):
+            ready.add_metric([self._cluster, reason], 0.0 if reasons else 1.0)
+        yield ready
+        yield self._one("oscar_ha_controller_leading", "1 on the controller that leads.", float(self._leading()))
+        yield self._one("oscar_ha_epoch", "The newest epoch.", float(view.epoch.epoch if view.epoch else 0))
+        yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
+
+    def _one(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=["cluster"])
+        family.add_metric([self._cluster], value)
+        return family
+
+    def text(self) -> bytes:
+        """Return the exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,143 @@
+"""A copy of the cluster's records, kept current by ZooKeeper's watches; only what changed is read again.
+
+It also measures absence: for how long a node or a replicator has had no record, on our own clock, and only while we
+ourselves were connected. Our own isolation must not look like somebody's death (TRAPS.md 32).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.coordination import Coordination
+from cluster.errors import BadInput
+from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+from cluster.settings import Settings
+from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, View
+
+FULL_REFRESH_MS = 2_000
+"""All is marked stale this often, should a watch ever be lost."""
+Record = TypeVar("Record")
+log = structlog.get_logger()
+
+
+class Mirror:
+    """Records by path. `refresh` before use; `changed` is set whenever something is stale."""
+
+    def __init__(self, coordination: Coordination, settings: Settings) -> None:
+        self.coordination = coordination
+        self.settings = settings
+        self.changed = asyncio.Event()
+        self._kinds: Mapping[str, type] = {
+            "epoch": EpochRecord,
+            "durability": DurabilityRecord,
+            "plan": PlanRecord,
+            "pause": dict,
+            **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
+            **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
+        }
+        self._records: dict[str, tuple[object, int]] = {}
+        self._stale = set(self._kinds)
+        self._watched: set[str] = set()
+        self._absent_since: dict[str, Nanos] = {}
+        self._full_at = clock.now()
+        coordination.listen(self._on_connection)
+
+    async def refresh(self) -> None:
+        """Read again what is stale. Raises Unreachable when ZooKeeper does not answer."""
+        self.changed.clear()
+        if clock.ms_between(self._full_at, clock.now()) >= FULL_REFRESH_MS:
+            self._full_at = clock.now()
+            self._stale = set(self._kinds)
+        paths = sorted(self._stale)
+        await asyncio.gather(*(self._read(path) for path in paths))
+
+    def get(self, kind: type[Record], path: str) -> Record | None:
+        """Return the record at `path` as of the last refresh."""
+        found = self._records.get(path)
+        return found[0] if found and isinstance(found[0], kind) else None
+
+    def version(self, path: str) -> int | None:
+        """Return the version that a compare-and-set of `path` must name; None when there is no record."""
+        found = self._records.get(path)
+        return found[1] if found else None
+
+    def view(self) -> View:
+        """Return the cluster as of the last refresh; absence is counted up to now."""
+        now, timing = clock.now(), self.settings.timing
+        return View(
+            policy=Policy(
+                sites=self.settings.sites,
+                initial_primary=self.settings.initial_primary,
+                lease_margin_ms=timing.lease_margin_ms,
+                watchdog_grace_ms=timing.watchdog_grace_ms,
+            ),
+            nodes=tuple(
+                NodeFacts(
+                    name=node.name,
+                    site=node.site,
+                    server_id=node.server_id,
+                    report=self.get(NodeReport, f"nodes/{node.name}"),
+                    absent_ms=self._absent_ms(f"nodes/{node.name}", now),
+                )
+                for node in self.settings.nodes
+            ),
+            replicators=tuple(
+                ReplicatorFacts(
+                    site=one.site,
+                    host=one.host,
+                    port=one.port,
+                    report=self.get(ReplicatorReport, f"replicators/{one.site}"),
+                    absent_ms=self._absent_ms(f"replicators/{one.site}", now),
+                )
+                for one in self.settings.replicators
+            ),
+            clinics=tuple(clinic.name for clinic in self.settings.clinics),
+            epoch=self.get(EpochRecord, "epoch"),
+            durability=self.get(DurabilityRecord, "durability"),
+            paused="pause" in self._records,
+        )
+
+    def _absent_ms(self, path: str, now: Nanos) -> float | None:
+        since = self._absent_since.get(path)
+        return clock.ms_between(since, now) if since is not None else None
+
+    async def _read(self, path: str) -> None:
+        self._stale.discard(path)
+        watch = None if path in self._watched else self._watch(path)
+        if watch is not None:
+            self._watched.add(path)
+        try:
+            found: tuple[object, int] | None = await self.coordination.read(self._kinds[path], path, watch)
+        except BadInput as error:
+            log.error("record.refused", path=path, error=str(error))
+            return
+        except BaseException:
+            self._watched.discard(path)
+            self._stale.add(path)
+            raise
+        if found is None:
+            self._records.pop(path, None)
+            self._absent_since.setdefault(path, clock.now())
+        else:
+            self._records[path] = found
+            self._absent_since.pop(path, None)
+
+    def _watch(self, path: str) -> Callable[[], None]:
+        def fired() -> None:
+            self._watched.discard(path)
+            self._stale.add(path)
+            self.changed.set()
+
+        return fired
+
+    def _on_connection(self, connected: bool) -> None:
+        """While we are cut off we see nothing: absence is counted anew from the moment we see again."""
+        self._absent_since.clear()
+        self._watched.clear()
+        self._stale = set(self._kinds)
+        if connected:
+            self.changed.set()

@@ -1,0 +1,221 @@
+"""What a controller knows: frozen facts, and unknown is one of them.
+
+A `View` is one look at the cluster; a `PlanRecord` is a running plan, kept in ZooKeeper before each of its steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.position import Position
+from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+
+
+class Kind(StrEnum):
+    """Why a primary is named."""
+
+    BOOTSTRAP = "bootstrap"
+    FAILOVER = "failover"
+    SWITCHOVER = "switchover"
+
+
+class Stage(StrEnum):
+    """The cursor of a plan: the step that comes next. The value is how the timeline tells it once done."""
+
+    CHOOSE = "chosen"
+    FENCE = "fenced"
+    SEAL = "sealed"
+    LEVEL = "levelled"
+    APPLY = "applied"
+    PROMOTE = "promoted"
+    OPEN = "epoch opened"
+    ADMIT = "writable"
+    REPOINT = "repointed"
+    VERIFY = "verified"
+    RECORD = "recorded"
+
+
+ORDER: Mapping[Kind, tuple[Stage, ...]] = {
+    Kind.BOOTSTRAP: (Stage.PROMOTE, Stage.OPEN, Stage.ADMIT, Stage.REPOINT, Stage.VERIFY, Stage.RECORD),
+    Kind.FAILOVER: (
+        Stage.SEAL,
+        Stage.FENCE,
+        Stage.CHOOSE,
+        Stage.LEVEL,
+        Stage.APPLY,
+        Stage.PROMOTE,
+        Stage.OPEN,
+        Stage.ADMIT,
+        Stage.REPOINT,
+        Stage.VERIFY,
+        Stage.RECORD,
+    ),
+    Kind.SWITCHOVER: (
+        Stage.CHOOSE,
+        Stage.FENCE,
+        Stage.SEAL,
+        Stage.LEVEL,
+        Stage.APPLY,
+        Stage.PROMOTE,
+        Stage.OPEN,
+        Stage.ADMIT,
+        Stage.REPOINT,
+        Stage.VERIFY,
+        Stage.RECORD,
+    ),
+}
+POINT_OF_NO_RETURN = Stage.OPEN
+"""Once the new epoch is open a plan only goes forward."""
+
+
+class Proof(StrEnum):
+    """Why the old primary certainly accepts nothing any more. Kept in the history and as a metric label."""
+
+    NONE_NEEDED = "there was no primary"
+    WATCHDOG = "watchdog confirmed the fence"
+    PROCESS_DEAD = "watchdog confirmed: the server process is dead and will be born fenced"
+    LEASE_ENDED = "lease ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """One node, as settings and ZooKeeper know it. `report` None: its watchdog is not connected to ZooKeeper."""
+
+    name: str
+    site: str
+    server_id: int
+    report: NodeReport | None = None
+    absent_ms: float | None = None
+    """For how long we have seen no report, on our own clock; None while there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicatorFacts:
+    """One replicator, as settings and ZooKeeper know it."""
+
+    site: str
+    host: str
+    port: int
+    report: ReplicatorReport | None = None
+    absent_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What of the settings decides."""
+
+    sites: tuple[str, ...]
+    initial_primary: str
+    lease_margin_ms: float
+    watchdog_grace_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One look at the cluster."""
+
+    policy: Policy
+    nodes: tuple[NodeFacts, ...]
+    replicators: tuple[ReplicatorFacts, ...]
+    clinics: tuple[str, ...] = ()
+    epoch: EpochRecord | None = None
+    durability: DurabilityRecord | None = None
+    paused: bool = False
+
+    def node(self, name: str) -> NodeFacts | None:
+        """Return the node called `name`."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def replicator(self, site: str) -> ReplicatorFacts | None:
+        """Return the replicator of `site`."""
+        return next((one for one in self.replicators if one.site == site), None)
+
+    def lease_ended(self, absent_ms: float | None) -> bool:
+        """Return whether somebody absent for `absent_ms` certainly holds no lease any more."""
+        return absent_ms is not None and absent_ms >= self.policy.lease_margin_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """What is known of one replicator once it may acknowledge nothing more. `durable` None: not known."""
+
+    site: str
+    durable: str | None
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """Where the candidate's binlog stands when it stopped replicating: the first byte of the new epoch."""
+
+    server_id: int
+    file: str
+    position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    """One line of the timeline. `ms` counts from the moment the fault or the request was seen."""
+
+    name: str
+    ms: float
+    took_ms: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """A running plan and its cursor. Everything a controller without memory needs to go on with it."""
+
+    id: str
+    kind: Kind
+    epoch: int
+    """The epoch it will open."""
+    stage: Stage
+    why: str
+    started: str
+    old: str | None = None
+    requested: str | None = None
+    """The node that an operator asked for."""
+    candidate: str | None = None
+    excluded: tuple[str, ...] = ()
+    """Candidates that failed during this plan."""
+    allow_data_loss: bool = False
+    proof: str | None = None
+    fenced_position: str | None = None
+    """Where a politely fenced primary stopped: what the sealed archives must reach."""
+    sealed: tuple[Sealed, ...] = ()
+    target: str | None = None
+    """What the candidate must have applied before it is promoted."""
+    promoted: Promoted | None = None
+    rolled_back: str | None = None
+    """Why a switchover gave up; the old primary is opened again in the plan's epoch."""
+    waiting: str | None = None
+    """Why the plan does not go on at this moment."""
+    steps: tuple[StepDone, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRecord:
+    """A finished plan, for people and for the audit."""
+
+    id: str
+    kind: Kind
+    why: str
+    epoch: int
+    old: str | None
+    new: str | None
+    proof: str | None
+    outcome: str
+    started: str
+    ended: str
+    total_ms: float
+    steps: tuple[StepDone, ...]
+
+
+def newest(positions: tuple[Position, ...]) -> Position | None:
+    """Return the position that covers all others; None when there is none that does."""
+    for one in positions:
+        if all(one.covers(other) for other in positions):
+            return one
+    return None

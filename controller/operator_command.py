@@ -1,0 +1,195 @@
+"""What an operator types: status, switchover, failover, pause, resume, history. Tables for people, `--json` for scripts."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import settings
+from cluster.errors import BadInput, Unreachable
+from cluster.http import Client
+
+CALL_DEADLINE_MS = 5_000
+CHANGE_DEADLINE_MS = 100_000
+SETTINGS_VARIABLE = "OSCAR_HA_SETTINGS"
+EXIT_NOT_READY = 3
+Answer = TypeVar("Answer")
+
+SettingsOption = typer.Option(
+    None,
+    "--settings",
+    envvar=SETTINGS_VARIABLE,
+    help="The cluster's settings file; in the lab: build/lab/cluster.toml.",
+)
+JsonOption = typer.Option(False, "--json", help="Print the answer as JSON.")
+YesOption = typer.Option(False, "--yes", "-y", help="Do not ask.")
+WhyOption = typer.Option(None, "--why", help="Kept in the history and the audit log.")
+ROLE_COLOURS: Mapping[str, str] = {"primary": "bold green", "standby": "green", "joining": "yellow", "fenced": "yellow"}
+
+
+def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOption) -> None:
+    """Show the cluster: who is the primary, who is current, would a failover work. Ends with 3 when it would not."""
+    answer = _ask(settings_file, lambda client, url: client.get(f"{url}/v1/cluster", deadline_ms=CALL_DEADLINE_MS))
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        _print_status(answer)
+    if not answer["ready"]:
+        raise typer.Exit(EXIT_NOT_READY)
+
+
+def switchover(
+    to: str | None = typer.Option(None, "--to", help="The node to become primary; the best one if not given."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the ranking and the steps, do nothing."),
+    yes: bool = YesOption,
+    why: str | None = WhyOption,
+    settings_file: Path | None = SettingsOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Change the primary as planned work: no write lost, a gap well below a second."""
+    _change("switchover", settings_file, as_json, dry_run, yes, {"to": to, "why": why})
+
+
+def failover(
+    to: str | None = typer.Option(None, "--to", help="The node to become primary; the best one if not given."),
+    allow_data_loss: bool = typer.Option(
+        False, "--allow-data-loss", help="Promote even if acknowledged transactions may be missing."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the ranking and the steps, do nothing."),
+    yes: bool = YesOption,
+    why: str | None = WhyOption,
+    settings_file: Path | None = SettingsOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Replace the primary now, by your word. The cluster does this by itself when the primary fails."""
+    _change(
+        "failover", settings_file, as_json, dry_run, yes, {"to": to, "why": why, "allow_data_loss": allow_data_loss}
+    )
+
+
+def pause(why: str | None = WhyOption, settings_file: Path | None = SettingsOption) -> None:
+    """Stop all automatic action, for maintenance. A failure during a pause waits for 'oscar-ha resume'."""
+    body = {"why": why} if why else {}
+    _ask(settings_file, lambda client, url: client.post(f"{url}/v1/pause", body, deadline_ms=CALL_DEADLINE_MS))
+    typer.echo("paused: nothing happens by itself until 'oscar-ha resume'")
+
+
+def resume(settings_file: Path | None = SettingsOption) -> None:
+    """Allow automatic action again."""
+    _ask(settings_file, lambda client, url: client.delete(f"{url}/v1/pause", deadline_ms=CALL_DEADLINE_MS))
+    typer.echo("resumed")
+
+
+def history(
+    limit: int = typer.Option(10, "--limit", min=1, max=500, help="How many, newest first."),
+    settings_file: Path | None = SettingsOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show finished failovers and switchovers with their timelines."""
+    found = _ask(
+        settings_file, lambda client, url: client.get(f"{url}/v1/history?limit={limit}", deadline_ms=CALL_DEADLINE_MS)
+    )
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for record in found:
+        _print_plan(record)
+
+
+def _change(
+    verb: str, settings_file: Path | None, as_json: bool, dry_run: bool, yes: bool, fields: Mapping[str, Any]
+) -> None:
+    body = {name: value for name, value in fields.items() if value is not None} | {"dry_run": dry_run}
+    if not dry_run and not yes:
+        typer.confirm(f"Start a {verb} now?", abort=True)
+    answer = _ask(
+        settings_file, lambda client, url: client.post(f"{url}/v1/{verb}", body, deadline_ms=CHANGE_DEADLINE_MS)
+    )
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    elif dry_run:
+        _print_dry_run(answer)
+    else:
+        _print_plan(answer)
+    if not dry_run and answer["outcome"] != "done":
+        raise typer.Exit(1)
+
+
+def _ask(settings_file: Path | None, call: Callable[[Client, str], Awaitable[Answer]]) -> Answer:
+    """Ask the controllers in turn until one answers. Raises Unreachable naming all that did not."""
+    if settings_file is None:
+        raise BadInput("no settings file", hint=f"give --settings FILE, or set {SETTINGS_VARIABLE}")
+    loaded = settings.load(settings_file)
+    token = settings.read_secret(loaded.token_file, "token_file")
+
+    async def ask() -> Answer:
+        failures = []
+        async with Client(token) as client:
+            for one in loaded.controllers:
+                try:
+                    return await call(client, one.url)
+                except Unreachable as error:
+                    failures.append(error.message)
+        raise Unreachable("no controller answers: " + "; ".join(failures), hint="is the cluster running?")
+
+    return asyncio.run(ask())
+
+
+def _print_status(answer: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    epoch = answer["epoch"]
+    if answer["ready"]:
+        console.print("[bold green]ready[/]: a failover would work now")
+    for reason in answer["reasons"]:
+        console.print(f"[bold red]not ready[/]: {escape(reason)}")
+    if epoch:
+        ackers = ", ".join((answer["durability"] or {}).get("ackers", ())) or "nobody"
+        console.print(
+            f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}, acknowledged by {ackers}"
+        )
+    console.print(f"leading controller: {answer['leader'] or 'none'}{', paused' if answer['paused'] else ''}")
+    if answer["plan"]:
+        console.print(
+            f"[yellow]running: {answer['plan']['kind']}, next: {answer['plan']['stage']}[/] {escape(answer['plan']['waiting'] or '')}"
+        )
+    table = Table(box=None, pad_edge=False)
+    for column in ("node", "site", "role", "database", "position", "behind", "why"):
+        table.add_column(column, overflow="fold")
+    for node in answer["nodes"]:
+        role = str(node.get("role", "silent"))
+        table.add_row(
+            node["node"], node["site"], f"[{ROLE_COLOURS.get(role, 'red')}]{role}[/]", str(node.get("database", "?")),
+            _shown(node.get("position")), _shown(node["behind"]), escape(str(node.get("why", ""))),
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_plan(record: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    colour = "green" if record["outcome"] == "done" else "red"
+    console.print(
+        f"[bold]{record['kind']}[/] {record['from'] or ''} -> {record['to']}  epoch {record['epoch']}"
+        f"  [{colour}]{escape(record['outcome'])}[/]  {record['started']}  {record['total_ms']:.0f} ms"
+    )
+    console.print(f"  why: {escape(record['why'])}   proof of fence: {record['proof'] or 'none'}")
+    for step in record["steps"]:
+        console.print(f"  {step['ms']:8.0f} ms  {step['name']:<13} {escape(step['detail'])}", soft_wrap=True)
+
+
+def _print_dry_run(answer: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"would name [bold]{answer['new']}[/] instead of {answer['old']}, epoch {answer['epoch']}")
+    for one in answer["ranking"]:
+        against = ", ".join(one["against"]) or f"able, {_shown(one['behind'])} transactions behind"
+        console.print(f"  {one['node']}: {escape(against)}")
+    console.print(f"  steps: {', '.join(answer['steps'])}")
+
+
+def _shown(value: object) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,152 @@
+"""The steps of a plan, as data. One interpreter (`controller/world.py`) executes them; each is safe to repeat."""
+
+from dataclasses import dataclass
+
+from cluster.records import DurabilityRecord, EpochRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choose:
+    """Name the candidate and what it must have applied. Changes nothing but the plan."""
+
+    node: str
+    epoch: int
+    target: str | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptLeaseEnd:
+    """Take the ended lease of a silent primary as the proof of fence. Changes nothing but the plan."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """Have the watchdog of `node` fence its database: nothing of `epoch` or older is ever opened again there."""
+
+    node: str
+    epoch: int
+    polite: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Have the replicators of `sites` acknowledge nothing more of `epoch`, once they reached `until` if given."""
+
+    sites: tuple[str, ...]
+    epoch: int
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Have the replicator of `site` fetch up to `until` of `epoch` from the replicator of `source`."""
+
+    site: str
+    source: str
+    epoch: int
+    until: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apply:
+    """Have `node` replicate from its site's replicator until it has applied `until`."""
+
+    node: str
+    epoch: int
+    until: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promote:
+    """Have `node` stop replicating and begin a binlog file; it stays read-only."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """Name the new primary: one compare-and-set of epoch, durability and plan. The point of no return."""
+
+    record: EpochRecord
+    durability: DurabilityRecord
+    previous: int
+    """The epoch that must still be the newest, 0 for none."""
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """Have the watchdog of `node` take the lease of `epoch` and make its database writable."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repoint:
+    """Tell every clinic's HAProxy at once that `node` is the primary."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Write through every clinic's HAProxy and see that `node` took it."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Move the plan to the history."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Follow:
+    """Have a fenced node that is not ahead replicate from its site's replicator."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameAckers:
+    """Record other acknowledging sites for the epoch that goes on; they begin only once this is written."""
+
+    node: str
+    """The primary: its position, read after the old ackers can acknowledge no more, is the new floor."""
+    durability: DurabilityRecord
+
+    @property
+    def epoch(self) -> int:
+        return self.durability.epoch
+
+
+Step = Choose | AcceptLeaseEnd | Fence | Seal | Level | Apply | Promote | Open | Admit | Repoint | Verify | Record
+Repair = Follow | NameAckers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """The plan cannot go on now; look again later. The reason is shown to people."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """The candidate or the whole plan has failed before the point of no return."""
+
+    why: str

@@ -1,0 +1,298 @@
+"""The interpreter of steps: the one place where a plan touches the outside. Every effect carries its epoch.
+
+`apply` does one step and returns what it brought, or raises from the error tree; each step is safe to repeat.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from cluster import clock, records
+from cluster.coordination import Coordination, Create, Delete, Exists, Operation, Replace
+from cluster.errors import BadInput, DeadlinePassed, FencedOut, OscarHaError, Refused, Unreachable
+from cluster.http import Client
+from cluster.settings import Clinic, Secrets, Settings
+from controller import haproxy
+from controller import plan as steps
+from controller.advance import Outcome, outcome_of
+from controller.leadership import Leadership
+from controller.mirror import Mirror
+from controller.model import HistoryRecord, PlanRecord, Promoted, Sealed
+from controller.plan import NameAckers, Repair, Step
+from controller.verify import verify
+
+VERIFY_DEADLINE_MS = 10_000
+VERIFY_PAUSE_SECONDS = 0.05
+REPOINT_DEADLINE_MS = 1_000
+HISTORY_MAX = 500
+"""Finished plans kept in ZooKeeper; the oldest go first."""
+log = structlog.get_logger()
+After = Callable[[Outcome], PlanRecord]
+
+
+class World:
+    """Executes steps for the leading controller."""
+
+    def __init__(
+        self, settings: Settings, secret: Secrets, coordination: Coordination, mirror: Mirror, leadership: Leadership
+    ) -> None:
+        self.settings = settings
+        self.coordination = coordination
+        self.mirror = mirror
+        self.leadership = leadership
+        self._secret = secret
+        self._client = Client(secret.token)
+
+    async def __aenter__(self) -> "World":
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.__aexit__()
+
+    # -- the plan's own record ---------------------------------------------------------------------------------------
+
+    async def begin(self, plan: PlanRecord) -> None:
+        """Write a new plan. Raises Conflict when one is running already: one plan at a time."""
+        await self._transact(Create("plan", plan))
+
+    async def keep(self, plan: PlanRecord) -> None:
+        """Write the plan's new state. Raises Conflict when another controller did."""
+        await self._transact(Replace("plan", plan, self._version("plan")))
+
+    async def finish(self, plan: PlanRecord, ms: float) -> HistoryRecord:
+        """Move the plan to the history, in one transaction."""
+        done = HistoryRecord(
+            id=plan.id,
+            kind=plan.kind,
+            why=plan.why,
+            epoch=plan.epoch,
+            old=plan.old,
+            new=plan.candidate,
+            proof=plan.proof,
+            outcome=outcome_of(plan),
+            started=plan.started,
+            ended=clock.utc_now(),
+            total_ms=round(ms, 1),
+            steps=plan.steps,
+        )
+        await self.coordination.ensure("history")
+        await self._transact(Create(f"history/{plan.id}", done), Delete("plan", self._version("plan")))
+        await self._forget_old_history()
+        return done
+
+    async def history(self, limit: int) -> list[HistoryRecord]:
+        """Return the newest finished plans, newest first."""
+        names = (await self.coordination.children("history"))[::-1][:limit]
+        found = await asyncio.gather(*(self.coordination.read(HistoryRecord, f"history/{name}") for name in names))
+        return [record for record, _ in filter(None, found)]
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    async def apply(self, step: Step, since_ms: Callable[[], float], after: After) -> Outcome:
+        """Do one step. `after` gives the plan that `Open` writes in the same transaction as the epoch."""
+        began = since_ms()
+
+        def outcome(detail: str = "", **facts: Any) -> Outcome:
+            ended = since_ms()
+            return Outcome(ms=ended, took_ms=ended - began, detail=detail, **facts)
+
+        match step:
+            case steps.Choose(node=node, reasons=reasons):
+                return outcome(f"{node}; {'; '.join(reasons)}")
+            case steps.AcceptLeaseEnd(node=node):
+                return outcome(f"{node}: its lease ended")
+            case steps.Fence():
+                answer = await self._watchdog(step.node, "fence", _fence_body(step, self._deadline), self._deadline)
+                how, position = _text(answer, "how"), answer.get("position")
+                return outcome(f"{step.node}: {how} at {position}", how=how, position=position)
+            case steps.Seal():
+                sealed = await self._seal(step)
+                return outcome(", ".join(f"{one.site} at {one.durable}" for one in sealed), sealed=sealed)
+            case steps.Level():
+                return outcome(await self._level(step))
+            case steps.Apply():
+                return outcome(await self._apply(step))
+            case steps.Promote():
+                answer = await self._watchdog(step.node, "promote", {"epoch": step.epoch}, self._deadline)
+                promoted = records.decode(Promoted, answer, where=f"the answer of {step.node}")
+                return outcome(f"{step.node} from {promoted.position}", promoted=promoted)
+            case steps.Open():
+                done = outcome(f"epoch {step.epoch}: {step.record.primary}, acknowledged by {step.durability.ackers}")
+                await self._open(step, after(done))
+                return done
+            case steps.Admit():
+                await self._watchdog(step.node, "open", {"epoch": step.epoch}, self._deadline)
+                return outcome(f"{step.node} takes writes")
+            case steps.Repoint():
+                return outcome(await self._repoint(step))
+            case steps.Verify():
+                return outcome(await self._verify(step))
+            case steps.Record():
+                return outcome()
+
+    async def repair(self, repair: Repair) -> None:
+        """Do one repair of a healthy cluster."""
+        if isinstance(repair, NameAckers):
+            await self._name_ackers(repair)
+        else:
+            await self._watchdog(repair.node, "follow", {"epoch": repair.epoch}, self.settings.timing.call_deadline_ms)
+
+    # -- below -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _deadline(self) -> int:
+        return self.settings.timing.step_deadline_ms
+
+    async def _watchdog(self, node: str, verb: str, body: Mapping[str, Any], deadline_ms: float) -> dict[str, Any]:
+        return await self._post(f"{self.settings.node(node).watchdog_url}/v1/{verb}", body, deadline_ms)
+
+    async def _replicator(self, site: str, verb: str, body: Mapping[str, Any], deadline_ms: float) -> dict[str, Any]:
+        return await self._post(f"{self.settings.replicator(site).url}/v1/{verb}", body, deadline_ms)
+
+    async def _post(self, url: str, body: Mapping[str, Any], deadline_ms: float) -> dict[str, Any]:
+        self._require_leading()
+        answer = await self._client.post(url, body, deadline_ms=deadline_ms + self.settings.timing.call_deadline_ms)
+        if not isinstance(answer, dict):
+            raise Unreachable(f"{url}: the answer is not an object")
+        return answer
+
+    async def _seal(self, step: steps.Seal) -> tuple[Sealed, ...]:
+        """Seal all at once. Who does not answer is not in the result: the plan judges whether that matters."""
+        deadline_ms = self.settings.timing.call_deadline_ms
+        body = {"epoch": step.epoch, "until": step.until, "deadline_ms": deadline_ms}
+
+        async def one(site: str) -> Sealed | None:
+            try:
+                answer = await self._replicator(site, "seal", body, deadline_ms)
+            except FencedOut:
+                raise
+            except OscarHaError as error:
+                log.warning("seal.failed", site=site, epoch=step.epoch, error=str(error))
+                return None
+            return Sealed(site=site, durable=_text(answer, "durable"), how="sealed")
+
+        found = await asyncio.gather(*(one(site) for site in step.sites))
+        return tuple(sealed for sealed in found if sealed is not None)
+
+    async def _level(self, step: steps.Level) -> str:
+        if step.source == step.site:
+            return f"{step.site} has all up to {step.until or 'the beginning'}"
+        source = self.settings.replicator(step.source)
+        body = {
+            "epoch": step.epoch,
+            "host": source.host,
+            "port": source.port,
+            "until": step.until,
+            "deadline_ms": self._deadline,
+        }
+        answer = await self._replicator(step.site, "level", body, self._deadline)
+        return f"{step.site} from {step.source} to {answer.get('durable')}"
+
+    async def _apply(self, step: steps.Apply) -> str:
+        node = self.mirror.view().node(step.node)
+        if node is None or node.report is None or not node.report.replicating:
+            await self._watchdog(step.node, "follow", {"epoch": step.epoch}, self._deadline)
+        body = {"epoch": step.epoch, "position": step.until, "deadline_ms": self._deadline}
+        answer = await self._watchdog(step.node, "drain", body, self._deadline)
+        return f"{step.node} has applied {answer.get('applied')}"
+
+    async def _open(self, step: steps.Open, after: PlanRecord) -> None:
+        def write(path: str, record: object) -> Operation:
+            version = self.mirror.version(path)
+            return Create(path, record) if version is None else Replace(path, record, version)
+
+        await self._transact(
+            write("epoch", step.record),
+            write("durability", step.durability),
+            Replace("plan", after, self._version("plan")),
+        )
+
+    async def _name_ackers(self, repair: NameAckers) -> None:
+        """Read the primary's position first: the old ackers can acknowledge no more, so it bounds what they did."""
+        url = f"{self.settings.node(repair.node).watchdog_url}/health"
+        answer = await self._client.get(url, deadline_ms=self.settings.timing.call_deadline_ms)
+        report = records.decode(records.NodeReport, answer, where=url)
+        if report.position is None:
+            raise Unreachable(f"{repair.node} does not know its position")
+        old = repair.durability
+        durability = records.DurabilityRecord(
+            epoch=old.epoch, mode=old.mode, ackers=old.ackers, since=old.since, floor=report.position
+        )
+        await self._transact(Replace("durability", durability, self._version("durability")))
+        log.info("ackers.named", ackers=old.ackers, epoch=old.epoch, floor=report.position)
+
+    async def _repoint(self, step: steps.Repoint) -> str:
+        """Tell every HAProxy; one that does not answer is found out by its own checks a second later."""
+        others = [node.name for node in self.settings.nodes if node.name != step.node]
+
+        async def one(clinic: Clinic) -> str:
+            try:
+                await haproxy.repoint(clinic, step.node, others, deadline_ms=REPOINT_DEADLINE_MS)
+            except OscarHaError as error:
+                log.warning("repoint.failed", clinic=clinic.name, error=str(error))
+                return f"{clinic.name} not told ({error.code})"
+            return clinic.name
+
+        self._require_leading()
+        return ", ".join(await asyncio.gather(*(one(clinic) for clinic in self.settings.clinics))) or "no clinics"
+
+    async def _verify(self, step: steps.Verify) -> str:
+        server_id = self.settings.node(step.node).server_id
+        deadline = clock.after(clock.now(), VERIFY_DEADLINE_MS)
+
+        async def one(clinic: Clinic) -> None:
+            while True:
+                try:
+                    return await verify(self.settings, self._secret.verify, clinic, server_id, step.epoch)
+                except (Unreachable, Refused) as error:
+                    if clock.now() >= deadline:
+                        raise DeadlinePassed(
+                            f"{clinic.name} could not write within {VERIFY_DEADLINE_MS} ms: {error}"
+                        ) from error
+                await asyncio.sleep(VERIFY_PAUSE_SECONDS)
+
+        results = await asyncio.gather(*(one(clinic) for clinic in self.settings.clinics), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+        return f"{len(results)} of {len(results)} clinics write"
+
+    async def _forget_old_history(self) -> None:
+        names = await self.coordination.children("history")
+        for name in names[:-HISTORY_MAX]:
+            await self.coordination.delete(f"history/{name}")
+
+    async def _transact(self, *operations: Operation) -> None:
+        """Write only as the leader: our election node is checked in the same transaction."""
+        self._require_leading()
+        await self.coordination.transact((Exists(self.leadership.node or ""), *operations))
+
+    def _require_leading(self) -> None:
+        if not self.leadership.valid():
+            raise FencedOut("this controller does not lead any more", hint="another one does, or will within seconds")
+
+    def _version(self, path: str) -> int:
+        version = self.mirror.version(path)
+        if version is None:
+            raise Refused(f"there is no record {path}")
+        return version
+
+
+def plan_id(epoch: int, kind: str, started: str) -> str:
+    """Return a name that sorts by epoch, then by time, and is never used twice."""
+    return f"{epoch:010d}-{started.replace(':', '')}-{kind}-{secrets.token_hex(2)}"
+
+
+def _fence_body(step: steps.Fence, deadline_ms: int) -> dict[str, Any]:
+    return {"epoch": step.epoch, "polite": step.polite, "deadline_ms": deadline_ms}
+
+
+def _text(answer: Mapping[str, Any], field: str) -> str:
+    value = answer.get(field)
+    if not isinstance(value, str):
+        raise BadInput(f"the answer's {field} is {value!r}, not text")
+    return value
