@@ -3,7 +3,7 @@
 kazoo queues calls while the connection is suspended and reports a lost session only after reconnecting (TRAPS.md 28,
 29). So: no call is sent unless connected, every call has a deadline, and the lease is judged on our own clock: it runs
 from the moment a *write* was sent whose reply came back. A read proves nothing, a member cut off from the quorum
-still answers reads.
+still answers reads. It lasts no longer than the session that ZooKeeper granted, whatever was asked for.
 """
 
 import asyncio
@@ -23,14 +23,18 @@ from kazoo.exceptions import (
     RuntimeInconsistency,
 )
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.serialization import Connect
 from kazoo.protocol.states import WatchedEvent
 
 from cluster import clock, records
 from cluster.clock import Nanos
-from cluster.errors import BadInput, Conflict, Unreachable
+from cluster.errors import BadInput, Conflict, OscarHaError, Unreachable
 from cluster.settings import Timing
 
 Record = TypeVar("Record")
+RACES_MAX = 5
+"""How often a znode may come and go between two looks at it."""
+ROUNDING_MS = 1
 log = structlog.get_logger()
 
 
@@ -92,13 +96,16 @@ class Coordination:
         self.hosts = tuple(hosts)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease_until: Nanos | None = None
+        self._granted_ms = 0
+        _observe_sessions(self.client, self._on_session)
+        self._publishing = asyncio.Lock()
         self._versions: dict[str, _Owned] = {}
         self._listeners: list[Callable[[bool], None]] = []
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self, *, deadline_ms: float) -> None:
-        """Connect. Raises BadInput naming the hosts when no member answers before the deadline."""
+        """Connect. Raises BadInput when no member answers before the deadline, or when sessions end too early there."""
         self._loop = asyncio.get_running_loop()
         self.client.add_listener(self._on_state)
         try:
@@ -108,7 +115,12 @@ class Coordination:
                 f"no ZooKeeper answers at {', '.join(self.hosts)} within {deadline_ms:.0f} ms",
                 hint="start ZooKeeper, or mend 'zookeeper' in the settings",
             ) from error
-        await self.ensure("")
+        try:
+            self._require_long_sessions()
+            await self.ensure("")
+        except OscarHaError:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Close the session at once: ephemeral records go away now, not after the ttl."""
@@ -136,14 +148,8 @@ class Coordination:
 
     async def get(self, path: str, watch: Callable[[], None] | None = None) -> Versioned | None:
         """Return a znode, None when there is none. `watch` is called once in the loop at the next change."""
-        watcher = self._watcher(watch)
-        try:
-            data, stat = await self._call(self.client.get_async, self.path(path), watch=watcher)
-        except NoNodeError:
-            if watcher is not None:
-                await self._call(self.client.exists_async, self.path(path), watch=watcher)
-            return None
-        return Versioned(data, stat.version)
+        found = await self._look(self.client.get_async, self.path(path), watch)
+        return None if found is None else Versioned(found[0], found[1].version)
 
     async def read(
         self, kind: type[Record], path: str, watch: Callable[[], None] | None = None
@@ -156,12 +162,18 @@ class Coordination:
 
     async def children(self, path: str, watch: Callable[[], None] | None = None) -> tuple[str, ...]:
         """Return the names below `path`, sorted; none when it does not exist."""
-        try:
-            return tuple(
-                sorted(await self._call(self.client.get_children_async, self.path(path), watch=self._watcher(watch)))
-            )
-        except NoNodeError:
-            return ()
+        return tuple(sorted(await self._look(self.client.get_children_async, self.path(path), watch) or ()))
+
+    async def _look(self, call: Callable[..., Any], full: str, watch: Callable[[], None] | None) -> Any:
+        """Read, None when there is no such znode; then the watch waits for it to appear."""
+        watcher = self._watcher(watch)
+        for _ in range(RACES_MAX):
+            try:
+                return await self._call(call, full, watch=watcher)
+            except NoNodeError:
+                if watcher is None or await self._call(self.client.exists_async, full, watch=watcher) is None:
+                    return None
+        raise Unreachable(f"{full} comes and goes")
 
     # -- writes -----------------------------------------------------------------------------------------------------
 
@@ -182,14 +194,15 @@ class Coordination:
 
     async def replace(self, path: str, record: object, version: int) -> None:
         """Set a znode that must have `version`, which is never optional (TRAPS.md 30). Raises Conflict."""
-        await self._write(self.client.set_async, self.path(path), records.encode(record), version=version)
+        try:
+            await self._write(self.client.set_async, self.path(path), records.encode(record), version=version)
+        except NoNodeError as error:
+            raise _lost_race(self.path(path), error) from error
 
     async def delete(self, path: str, version: int = -1) -> None:
         """Delete a znode if it exists. Raises Conflict when a version is given and differs."""
-        try:
+        with suppress(NoNodeError):
             await self._write(self.client.delete_async, self.path(path), version=version)
-        except NoNodeError:
-            return
 
     async def transact(self, operations: Sequence[Operation]) -> None:
         """Do all operations or none. Raises Conflict naming the first that did not hold."""
@@ -220,13 +233,14 @@ class Coordination:
         Raises Conflict when another process has taken our name over; then this process must end.
         """
         data = records.encode(record)
-        sent = clock.now()
-        known = self._versions.get(path)
-        if known is None or known.session != self._session_id():
-            await self._take(path, data)
-        else:
-            await self._set_own(path, data, known)
-        self._renewed(sent)
+        async with self._publishing:
+            sent = clock.now()
+            known = self._versions.get(path)
+            if known is None or known.session != self._session_id():
+                await self._take(path, data)
+            else:
+                await self._set_own(path, data, known)
+            self._renewed(sent)
 
     async def withdraw(self, path: str) -> None:
         """Delete our ephemeral record, if it is ours."""
@@ -258,30 +272,45 @@ class Coordination:
         except BadVersionError:
             # A write whose reply we did not wait for may have been done after all: then the record is still ours.
             stat = await self._call(self.client.exists_async, full)
-            if stat is None or stat.ephemeralOwner != known.session:
-                raise Conflict(f"{full} was taken over by another process of the same name",
-                               hint="end one of the two") from None  # fmt: skip
-            stat = await self._call(self.client.set_async, full, data, version=stat.version)
+            _require_own(stat, known, full)
+            try:
+                stat = await self._call(self.client.set_async, full, data, version=stat.version)
+            except (BadVersionError, NoNodeError) as error:
+                raise Unreachable(f"{full} changed while it was written") from error
+        # A record made anew by somebody else begins at version 0 again: an equal version does not make it ours.
+        _require_own(stat, known, full)
         self._versions[path] = _Owned(known.session, stat.version)
 
     # -- below ------------------------------------------------------------------------------------------------------
 
     def path(self, path: str) -> str:
         """Return the full path of a path below the cluster's root."""
-        return f"{self.root}/{path}".rstrip("/")
+        return f"{self.root}/{path}" if path else self.root
 
     def _session_id(self) -> int:
         identity = self.client.client_id
         return int(identity[0]) if identity else 0
 
     def _renewed(self, sent: Nanos) -> None:
-        self._lease_until = clock.after(sent, self.timing.session_ttl_ms - self.timing.lease_margin_ms)
+        """Renew the lease, unless a record of ours went away with a lost session and is not yet made anew."""
+        session = self._session_id()
+        if all(owned.session == session for owned in self._versions.values()):
+            ttl_ms = min(self.timing.session_ttl_ms, self._granted_ms)
+            self._lease_until = clock.after(sent, ttl_ms - self.timing.lease_margin_ms)
+
+    def _require_long_sessions(self) -> None:
+        if self._granted_ms < self.timing.session_ttl_ms - ROUNDING_MS:
+            raise BadInput(
+                f"ZooKeeper at {', '.join(self.hosts)} ends sessions after {self._granted_ms} ms, "
+                f"timing.session_ttl_ms is {self.timing.session_ttl_ms}",
+                hint="raise maxSessionTimeout or tickTime in zoo.cfg, or lower session_ttl_ms",
+            )
 
     async def _write(self, call: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return await self._call(call, path, *args, **kwargs)
         except (BadVersionError, NodeExistsError) as error:
-            raise Conflict(f"{path}: {type(error).__name__}", hint="somebody else was first: observe again") from error
+            raise _lost_race(path, error) from error
 
     async def _call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run one kazoo `*_async` call with the hard deadline; what comes later is dropped."""
@@ -316,6 +345,10 @@ class Coordination:
 
         return fired
 
+    def _on_session(self, granted_ms: int) -> None:
+        """Runs in kazoo's thread."""
+        self._granted_ms = granted_ms
+
     def _on_state(self, state: str) -> None:
         """Runs in kazoo's thread: hand the news to the loop and never block here."""
         if self._loop is not None:
@@ -328,6 +361,29 @@ class Coordination:
 class _Owned:
     session: int
     version: int
+
+
+def _lost_race(path: str, error: Exception) -> Conflict:
+    return Conflict(f"{path}: {type(error).__name__}", hint="somebody else was first: observe again")
+
+
+def _require_own(stat: Any, known: _Owned, full: str) -> None:
+    if stat is None or stat.ephemeralOwner != known.session:
+        raise Conflict(f"{full} was taken over by another process of the same name", hint="end one of the two")
+
+
+def _observe_sessions(client: KazooClient, granted: Callable[[int], None]) -> None:
+    """Call `granted` with the milliseconds that a server gives a session; kazoo 2.11 has no other way to know."""
+    connection = client._connection
+    invoke = connection._invoke
+
+    def observing(timeout: float, request: Any, xid: int | None = None) -> Any:
+        answer = invoke(timeout, request, xid)
+        if isinstance(request, Connect):
+            granted(answer[0].time_out)
+        return answer
+
+    connection._invoke = observing
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
