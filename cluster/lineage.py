@@ -1,37 +1,52 @@
-"""Whether a server's history is a beginning of the cluster's: pure, by the lineage that the epoch record carries.
+"""Whether a server's position belongs to the cluster's history. Pure.
 
-Sequence numbers alone do not tell: an old primary that wrote 0-1-101 after the cluster went on with 0-2-101 is not
-behind, it has another history. A transaction of sequence n belongs to the last epoch that starts before n, and only
-that epoch's primary can have written it.
+Every epoch owns a range of sequence numbers: those after the position it began at, up to where the next one began. A
+transaction `domain-server-sequence` belongs to the history only if its server was the primary of the epoch that owns
+its number. `gtid_strict_mode` makes the last transaction of a domain speak for all before it.
 """
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 from cluster.position import Gtid, Position
 from cluster.records import LineageEntry
 
 
-class History(Enum):
-    """How a server's position stands to the cluster's history."""
+class History(StrEnum):
+    """What a position is to the cluster's history."""
 
-    EQUAL_OR_BEHIND = "equal or behind"
+    EQUAL_OR_BEHIND = "equal_or_behind"
+    """All of it is in the history: the server may follow."""
     AHEAD = "ahead"
+    """It continues the history beyond its head."""
     DIVERGED = "diverged"
+    """It has a transaction that the history has not and never will have."""
 
 
 def judge_history(position: Position, lineage: Sequence[LineageEntry], head: Position | None) -> History:
-    """Return how `position` stands to `lineage`, whose newest epoch has reached `head` (None: not known)."""
-    if any(not _belongs(gtid, lineage) for gtid in position.last.values()):
+    """Return what `position` is to the history. `head` is where the newest epoch is now, None when not known."""
+    verdicts = {_judge(gtid, lineage, head) for gtid in position.last.values()}
+    for worst in (History.DIVERGED, History.AHEAD):
+        if worst in verdicts:
+            return worst
+    return History.EQUAL_OR_BEHIND
+
+
+def _judge(gtid: Gtid, lineage: Sequence[LineageEntry], head: Position | None) -> History:
+    owner = _owner(gtid, lineage)
+    if owner is not None and owner != gtid.server:
         return History.DIVERGED
-    if head is not None and not head.covers(position):
+    if head is not None and gtid.sequence > head.sequence(gtid.domain):
         return History.AHEAD
     return History.EQUAL_OR_BEHIND
 
 
-def _belongs(gtid: Gtid, lineage: Sequence[LineageEntry]) -> bool:
-    """What lies before the oldest epoch we remember cannot be judged by it, and is not held against the server."""
+def _owner(gtid: Gtid, lineage: Sequence[LineageEntry]) -> int | None:
+    """Return the server that committed this number in our history, None when it is older than what we know."""
     for entry in reversed(lineage):
-        if Position.parse(entry.position).sequence(gtid.domain) < gtid.sequence:
-            return entry.server_id == gtid.server
-    return True
+        start = Position.parse(entry.position).last.get(gtid.domain)
+        if start is None or start.sequence < gtid.sequence:
+            return entry.server_id
+        if start.sequence == gtid.sequence:
+            return start.server
+    return None

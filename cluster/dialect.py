@@ -1,0 +1,197 @@
+"""Everything that differs between database engines stays behind these two Protocols.
+
+`Dialect` needs no connection: options, accounts, texts. `Session` is one administrator's connection; its calls block, and
+every call ends within the deadline the session was opened with. No caller writes SQL of its own to control a server.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+from cluster.settings import Node, Replicator, Secrets, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What one cheap query says of a server."""
+
+    read_only: bool
+    position: str
+    """Everything this server has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replication:
+    """The state of native replication. A server that has no source has none of these."""
+
+    host: str
+    port: int
+    receiving: bool
+    applying: bool
+    error: str
+    behind_seconds: float | None
+    """What the server itself says; None when it does not know."""
+
+    @property
+    def running(self) -> bool:
+        return self.receiving and self.applying
+
+
+class Doing(StrEnum):
+    """What a client's session does, as far as a fence must know."""
+
+    WAITING = "waiting"
+    """It leads a group of commits that waits for a replicator. Ending it releases the others of its group as done."""
+    KILLED = "killed"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSession:
+    """A session that is neither ours nor replication's."""
+
+    number: int
+    user: str
+    doing: Doing
+    in_statement: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """A server made ready to be opened: the file its epoch begins with, the position before its first event."""
+
+    server_id: int
+    file: str
+    position: str
+
+
+class Session(Protocol):
+    """One administrator's connection. Every method raises Unreachable when the server does not answer in time."""
+
+    server_version: str
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def close(self) -> None: ...
+    def probe(self) -> Probe:
+        """Return read-only state and position in one round trip."""
+        ...
+
+    def requirements(self, node: Node) -> list[str]:
+        """Return what is wrong with this server's options, each a sentence with the mend."""
+        ...
+
+    def replication(self) -> Replication | None:
+        """Return the state of native replication, None when there is no source."""
+        ...
+
+    def semi_sync_on(self) -> bool:
+        """Return whether commits wait for a replicator."""
+        ...
+
+    # -- closing --------------------------------------------------------------------------------------------------
+
+    def lock_accounts(self) -> int:
+        """Lock every account that may write to a read-only server, and mark it as locked by us. Returns how many."""
+        ...
+
+    def bypassing_accounts(self) -> tuple[str, ...]:
+        """Return the unlocked accounts, ours aside, that may write to a read-only server."""
+        ...
+
+    def close_writes(self) -> None:
+        """Make the server read-only. Blocks until every running commit has ended."""
+        ...
+
+    def closing_waits(self) -> bool:
+        """Return whether a `close_writes` of another session is waiting: no new write can start."""
+        ...
+
+    def client_sessions(self) -> tuple[ClientSession, ...]:
+        """Return every session that is neither ours nor replication's."""
+        ...
+
+    def kill(self, number: int) -> None:
+        """End a session. One that is gone already is fine."""
+        ...
+
+    def commits_stop_waiting(self) -> None:
+        """Switch semi-sync off. Releases waiting commits as done: call only when no client session is left."""
+        ...
+
+    # -- following and opening --------------------------------------------------------------------------------------
+
+    def follow(self, source: Replicator) -> None:
+        """Replicate from `source` from where this server is. Safe to repeat."""
+        ...
+
+    def stop_following(self) -> None:
+        """Stop both replication threads. Safe to repeat."""
+        ...
+
+    def applied(self, position: str, *, wait_seconds: float) -> bool:
+        """Wait until `position` is applied; return whether it is."""
+        ...
+
+    def promote(self) -> Promoted:
+        """Forget the source, begin a new binlog file, let commits wait for a replicator. Still read-only."""
+        ...
+
+    def unlock_accounts(self) -> int:
+        """Unlock the accounts that `lock_accounts` or the init file locked, no others. Returns how many."""
+        ...
+
+    def open_writes(self, *, events: bool) -> None:
+        """Make the server writable, and start its event scheduler if `events`."""
+        ...
+
+    # -- our schema -------------------------------------------------------------------------------------------------
+
+    def make_schema(self) -> None:
+        """Make schema `oscar_ha` and its tables if they are missing."""
+        ...
+
+    def write_epoch(self, epoch: int, primary: str) -> None:
+        """Write the row of this epoch."""
+        ...
+
+    def write_heartbeat(self, epoch: int) -> None:
+        """Write the heartbeat row."""
+        ...
+
+    def heartbeat_age_ms(self) -> float | None:
+        """Return the age of the newest heartbeat row, None when there is none. Needs synchronised wall clocks."""
+        ...
+
+
+class Dialect(Protocol):
+    """One engine."""
+
+    def server_options(self, node: Node, settings: Settings) -> Mapping[str, str]:
+        """Return the options every server of the cluster must have, in the words of an option file."""
+        ...
+
+    def account_statements(self, settings: Settings, secrets: Secrets) -> tuple[str, ...]:
+        """Return the SQL that makes our three accounts, to be run on each node before it joins; nothing is logged."""
+        ...
+
+    def born_fenced_init_file(self, settings: Settings) -> str:
+        """Return SQL for the server's `init_file`: run at every start, before any client can connect."""
+        ...
+
+    def connect(self, node: Node, settings: Settings, secrets: Secrets, *, deadline_ms: float) -> Session:
+        """Return a session on the admin port, else on the port. Raises Unreachable, or BadInput for a wrong password."""
+        ...
+
+
+def dialect_of(settings: Settings) -> Dialect:
+    """Return the dialect that the settings name."""
+    from cluster.mariadb import MariaDb  # here, because mariadb.py needs the types above
+
+    match settings.engine:
+        case "mariadb":
+            return MariaDb()

@@ -1,0 +1,438 @@
+"""MariaDB 10.11 behind the dialect's Protocols: all SQL that controls a server is here, and nothing decides here.
+
+Measured on 10.11.19; the reasons are in docs/decisions/0010 to 0013. Statements that change accounts are never logged:
+which accounts are locked is a fact of one server.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.converters import escape_string
+
+from cluster import clock
+from cluster.dialect import ClientSession, Doing, Probe, Promoted, Replication
+from cluster.errors import BadInput, OscarHaError, Refused, Unreachable
+from cluster.position import Position
+from cluster.settings import Node, Replicator, Secrets, Settings
+
+SEMI_SYNC_FOREVER_MS = 2**64 - 1
+"""A commit waits for its acknowledgement for ever: the database never degrades by itself (TRAPS.md 5)."""
+PACKET_MAX = "1G"
+EXTRA_CONNECTIONS = 16
+SUPER, READ_ONLY_ADMIN = 1 << 15, 1 << 33
+"""Bits of `access` in mysql.global_priv: either one lets an account write to a read-only server, or make it writable."""
+LOGIN_REFUSED = {1045, 1698, 4151}
+NO_SUCH_SESSION = 1094
+CLIENT_GONE = {2002, 2003, 2006, 2013, 2014, 2055}
+MS_PER_SECOND = 1000
+CONNECT_SECONDS_MIN = 0.05
+
+_ABLE = f"""(Host, User) IN (WITH RECURSIVE able (Host, User) AS (
+ SELECT Host, User FROM mysql.global_priv WHERE CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) & {SUPER | READ_ONLY_ADMIN}
+ UNION SELECT m.Host, m.User FROM mysql.roles_mapping AS m JOIN able ON able.User = m.Role AND able.Host = ''
+) SELECT Host, User FROM able)"""
+_OPEN_ACCOUNT = "NOT JSON_VALUE(Priv, '$.is_role') <=> 1 AND NOT JSON_VALUE(Priv, '$.account_locked') <=> 1"
+_UNLOCK = """UPDATE mysql.global_priv
+ SET Priv = JSON_REMOVE(JSON_SET(Priv, '$.account_locked', false), '$.oscar_ha_locked')
+ WHERE JSON_VALUE(Priv, '$.oscar_ha_locked') <=> 1"""
+
+SCHEMA = (
+    "CREATE DATABASE IF NOT EXISTS oscar_ha",
+    """CREATE TABLE IF NOT EXISTS oscar_ha.epoch (
+ epoch BIGINT UNSIGNED PRIMARY KEY, primary_node VARCHAR(63) NOT NULL, since DATETIME(3) NOT NULL) ENGINE=InnoDB""",
+    """CREATE TABLE IF NOT EXISTS oscar_ha.heartbeat (
+ id TINYINT UNSIGNED PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, written_at DATETIME(3) NOT NULL) ENGINE=InnoDB""",
+    """CREATE TABLE IF NOT EXISTS oscar_ha.verify (
+ clinic VARCHAR(63) PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, token VARCHAR(64) NOT NULL,
+ written_at DATETIME(3) NOT NULL) ENGINE=InnoDB""",
+)
+
+
+class MariaDb:
+    """The dialect itself: no connection, no state."""
+
+    def server_options(self, node: Node, settings: Settings) -> Mapping[str, str]:
+        """Return the options every mariadbd of the cluster must have. Storage options stay the clinic's own."""
+        options = {
+            "server_id": str(node.server_id),
+            "port": str(node.port),
+            "pid_file": str(node.pid_file),
+            "log_bin": "binlog",
+            "log_bin_index": "binlog.index",
+            "relay_log": "relay",
+            "log_slave_updates": "ON",
+            "binlog_format": "ROW",
+            "binlog_row_image": "FULL",
+            "binlog_checksum": "CRC32",
+            "gtid_strict_mode": "ON",
+            "sync_binlog": "1",
+            "innodb_flush_log_at_trx_commit": "1",
+            "max_allowed_packet": PACKET_MAX,
+            "slave_max_allowed_packet": PACKET_MAX,
+            "slave_net_timeout": str(-(-settings.timing.stream_deadline_ms // MS_PER_SECOND)),
+            "skip_slave_start": "ON",
+            "rpl_semi_sync_master_enabled": "OFF",
+            "rpl_semi_sync_master_wait_point": "AFTER_SYNC",
+            "rpl_semi_sync_master_wait_no_slave": "ON",
+            "rpl_semi_sync_master_timeout": str(SEMI_SYNC_FOREVER_MS),
+            "init_rpl_role": "SLAVE",
+            "read_only": "ON",
+            "event_scheduler": "OFF",
+        }
+        if node.admin_port is not None:
+            options |= {"extra_port": str(node.admin_port), "extra_max_connections": str(EXTRA_CONNECTIONS)}
+        return options
+
+    def account_statements(self, settings: Settings, secrets: Secrets) -> tuple[str, ...]:
+        """Return the SQL that makes our accounts; run it in one session, as its first line keeps it out of the binlog."""
+        accounts = settings.accounts
+        hosts = sorted({"localhost", "127.0.0.1", "::1", *(node.host for node in settings.nodes)})
+        statements = ["SET SESSION sql_log_bin = 0"]
+        for host in hosts:
+            statements += _account(
+                accounts.admin_user, host, secrets.admin, "ALL PRIVILEGES ON *.*", suffix=" WITH GRANT OPTION"
+            )
+        statements += _account(
+            accounts.replication_user, "%", secrets.replication, "REPLICATION SLAVE, BINLOG MONITOR ON *.*"
+        )
+        statements += _account(
+            accounts.verify_user, "%", secrets.verify, "SELECT, INSERT, UPDATE, DELETE ON oscar_ha.*"
+        )
+        return tuple(statements)
+
+    def born_fenced_init_file(self, settings: Settings) -> str:
+        """Return the init file: one statement a line; it runs before the server accepts its first connection."""
+        lines = (
+            "SET GLOBAL read_only = 1",
+            "SET GLOBAL event_scheduler = OFF",
+            "SET SESSION sql_log_bin = 0",
+            _lock(settings.accounts.admin_user),
+            "FLUSH PRIVILEGES",
+        )
+        return "".join(f"{' '.join(line.split())};\n" for line in lines)
+
+    def connect(self, node: Node, settings: Settings, secrets: Secrets, *, deadline_ms: float) -> "MariaDbSession":
+        """Return a session on the admin port, else on the port."""
+        ports = [port for port in (node.admin_port, node.port) if port is not None]
+        deadline = clock.after(clock.now(), deadline_ms)
+        for port in ports:
+            try:
+                return MariaDbSession(_connect(node, port, settings, secrets, deadline_ms), settings, secrets)
+            except Unreachable:
+                if port == ports[-1] or clock.now() >= deadline:
+                    raise
+        raise Unreachable(f"node {node.name!r} has no port")  # not reached: a node always has one
+
+
+class MariaDbSession:
+    """One administrator's connection; see `cluster.dialect.Session` for what each method promises."""
+
+    def __init__(self, connection: "Connection[Any]", settings: Settings, secrets: Secrets) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._secrets = secrets
+        self.server_version = str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket without a farewell: the server may be frozen."""
+        self._connection._force_close()  # type: ignore[attr-defined]  # close() would send a packet first
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    def probe(self) -> Probe:
+        read_only, written, applied = self._row(
+            "SELECT @@global.read_only, @@global.gtid_binlog_pos, @@global.gtid_slave_pos"
+        )
+        return Probe(read_only=bool(read_only), position=_held(str(written or ""), str(applied or "")))
+
+    def requirements(self, node: Node) -> list[str]:
+        names = [*(name for name, _, _ in _REQUIRED), "server_id"]
+        found = {str(name): str(value) for name, value in self._rows(
+            "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES"
+            f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in (*names, 'binlog_storage_engine'))})"
+        )}  # fmt: skip
+        return problems({name.lower(): value for name, value in found.items()}, node.server_id)
+
+    def replication(self) -> Replication | None:
+        with self._cursor() as cursor:
+            self._run(cursor, "SHOW SLAVE STATUS")
+            row = cursor.fetchone()
+            columns = [column[0] for column in cursor.description or ()]
+        if row is None:
+            return None
+        status = dict(zip(columns, row, strict=True))
+        behind = status["Seconds_Behind_Master"]
+        return Replication(
+            host=str(status["Master_Host"]),
+            port=int(status["Master_Port"]),
+            receiving=status["Slave_IO_Running"] == "Yes",
+            applying=status["Slave_SQL_Running"] == "Yes",
+            error=str(status["Last_SQL_Error"] or status["Last_IO_Error"] or ""),
+            behind_seconds=None if behind is None else float(behind),
+        )
+
+    def semi_sync_on(self) -> bool:
+        return bool(self._row("SELECT @@global.rpl_semi_sync_master_enabled")[0])
+
+    # -- closing ----------------------------------------------------------------------------------------------------
+
+    def lock_accounts(self) -> int:
+        self._do("SET SESSION sql_log_bin = 0")
+        locked = self._do(_lock(self._settings.accounts.admin_user))
+        if locked:
+            self._do("FLUSH PRIVILEGES")
+        return locked
+
+    def bypassing_accounts(self) -> tuple[str, ...]:
+        rows = self._rows(
+            f"SELECT User, Host FROM mysql.global_priv WHERE {_bypassing(self._settings.accounts.admin_user)}"
+        )
+        return tuple(f"{user}@{host}" for user, host in rows)
+
+    def close_writes(self) -> None:
+        self._do("SET GLOBAL event_scheduler = OFF")
+        self._do("SET GLOBAL read_only = 1")
+
+    def closing_waits(self) -> bool:
+        (count,) = self._row(
+            "SELECT COUNT(*) FROM information_schema.PROCESSLIST"
+            " WHERE STATE LIKE 'Waiting for backup lock%' AND INFO LIKE 'SET GLOBAL read_only%'"
+        )
+        return bool(count)
+
+    def client_sessions(self) -> tuple[ClientSession, ...]:
+        accounts = self._settings.accounts
+        rows = self._rows(
+            "SELECT ID, USER, COMMAND, IFNULL(STATE, '') FROM information_schema.PROCESSLIST"
+            " WHERE USER NOT IN ('system user', 'event_scheduler', %s, %s)"
+            " AND COMMAND NOT IN ('Daemon', 'Binlog Dump') AND COMMAND NOT LIKE 'Slave%%'",
+            accounts.admin_user, accounts.replication_user,
+        )  # fmt: skip
+        return tuple(
+            ClientSession(number=int(number), user=str(user), doing=_doing(command, state),
+                          in_statement=command not in ("Sleep", "Killed"))
+            for number, user, command, state in rows
+        )  # fmt: skip
+
+    def kill(self, number: int) -> None:
+        try:
+            self._do(f"KILL CONNECTION {number:d}")
+        except Refused as error:
+            if not isinstance(error.__cause__, pymysql.MySQLError) or error.__cause__.args[0] != NO_SUCH_SESSION:
+                raise
+
+    def commits_stop_waiting(self) -> None:
+        self._do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+
+    # -- following and opening --------------------------------------------------------------------------------------
+
+    def follow(self, source: Replicator) -> None:
+        state = self.replication()
+        if state is not None and state.running and (state.host, state.port) == (source.host, source.port):
+            return
+        self._do("STOP SLAVE")
+        written, applied = self._row("SELECT @@global.gtid_binlog_pos, @@global.gtid_slave_pos")
+        held = _held(str(written or ""), str(applied or ""))
+        if held != (applied or ""):
+            self._do("SET GLOBAL gtid_slave_pos = %s", held)
+        self._do(
+            "CHANGE MASTER TO MASTER_HOST = %s, MASTER_PORT = %s, MASTER_USER = %s, MASTER_PASSWORD = %s,"
+            " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = %s",
+            source.host, source.port, self._settings.accounts.replication_user, self._secrets.replication,
+            self._settings.timing.heartbeat_interval_ms / MS_PER_SECOND,
+        )  # fmt: skip
+        self._do("START SLAVE")
+
+    def stop_following(self) -> None:
+        self._do("STOP SLAVE")
+
+    def applied(self, position: str, *, wait_seconds: float) -> bool:
+        if not position:
+            return True
+        (result,) = self._row("SELECT MASTER_GTID_WAIT(%s, %s)", position, round(wait_seconds, 3))
+        return bool(result == 0)
+
+    def promote(self) -> Promoted:
+        self._do("STOP SLAVE")
+        self._do("RESET SLAVE ALL")
+        self._do("SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC")
+        self._do("SET GLOBAL rpl_semi_sync_master_wait_no_slave = ON")
+        self._do(f"SET GLOBAL rpl_semi_sync_master_timeout = {SEMI_SYNC_FOREVER_MS}")
+        self._do("FLUSH BINARY LOGS")
+        self._do("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+        file = str(self._row("SHOW MASTER STATUS")[0])
+        server_id, position = self._row("SELECT @@global.server_id, @@global.gtid_binlog_pos")
+        return Promoted(server_id=int(server_id), file=file, position=str(position or ""))
+
+    def unlock_accounts(self) -> int:
+        self._do("SET SESSION sql_log_bin = 0")
+        unlocked = self._do(_UNLOCK)
+        if unlocked:
+            self._do("FLUSH PRIVILEGES")
+        return unlocked
+
+    def open_writes(self, *, events: bool) -> None:
+        self._do("SET GLOBAL read_only = 0")
+        if events:
+            self._do("SET GLOBAL event_scheduler = ON")
+
+    # -- our schema -------------------------------------------------------------------------------------------------
+
+    def make_schema(self) -> None:
+        (tables,) = self._row("SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'oscar_ha'")
+        if int(tables) >= len(SCHEMA) - 1:
+            return
+        self._do("SET SESSION sql_log_bin = 1")
+        for statement in SCHEMA:
+            self._do(statement)
+
+    def write_epoch(self, epoch: int, primary: str) -> None:
+        self._do("INSERT IGNORE INTO oscar_ha.epoch VALUES (%s, %s, UTC_TIMESTAMP(3))", epoch, primary)
+
+    def write_heartbeat(self, epoch: int) -> None:
+        self._do("REPLACE INTO oscar_ha.heartbeat VALUES (1, %s, UTC_TIMESTAMP(3))", epoch)
+
+    def heartbeat_age_ms(self) -> float | None:
+        try:
+            row = self._rows(
+                "SELECT TIMESTAMPDIFF(MICROSECOND, written_at, UTC_TIMESTAMP(3)) / 1000 FROM oscar_ha.heartbeat"
+            )
+        except Refused:  # no such table yet: the first primary has not opened
+            return None
+        return max(0.0, float(row[0][0])) if row else None
+
+    # -- below ------------------------------------------------------------------------------------------------------
+
+    def _cursor(self) -> Any:
+        return self._connection.cursor()
+
+    def _run(self, cursor: Any, statement: str, *values: object) -> int:
+        try:
+            return int(cursor.execute(statement, values or None))
+        except (pymysql.MySQLError, OSError) as error:
+            raise _translated(error) from error
+
+    def _do(self, statement: str, *values: object) -> int:
+        with self._cursor() as cursor:
+            return self._run(cursor, statement, *values)
+
+    def _rows(self, query: str, *values: object) -> Sequence[tuple[Any, ...]]:
+        with self._cursor() as cursor:
+            self._run(cursor, query, *values)
+            return tuple(cursor.fetchall())
+
+    def _row(self, query: str, *values: object) -> tuple[Any, ...]:
+        rows = self._rows(query, *values)
+        if not rows:
+            raise Refused(f"the database answered {query.split()[0]} with nothing", hint="is its binary log on?")
+        return rows[0]
+
+
+_REQUIRED: tuple[tuple[str, frozenset[str], str], ...] = (
+    ("log_bin", frozenset({"ON"}), "without a binary log nothing can be replicated"),
+    ("log_slave_updates", frozenset({"ON"}), "a standby could not be followed after a failover"),
+    ("binlog_format", frozenset({"ROW"}), "statements may do something else on a standby"),
+    ("binlog_row_image", frozenset({"FULL"}), "rows could not be rescued or rewound"),
+    ("binlog_checksum", frozenset({"CRC32"}), "damage on the way could not be seen"),
+    ("gtid_strict_mode", frozenset({"ON"}), "two histories could mix unseen"),
+    ("sync_binlog", frozenset({"1"}), "a power cut could lose what a replicator has"),
+    ("innodb_flush_log_at_trx_commit", frozenset({"1"}), "a power cut could lose what was committed"),
+    ("rpl_semi_sync_master_wait_point", frozenset({"AFTER_SYNC"}), "others could read what is later lost"),
+)
+
+
+def problems(variables: Mapping[str, str], server_id: int) -> list[str]:
+    """Return what is wrong with a server's variables, each a sentence with the mend."""
+    if variables.get("binlog_storage_engine"):
+        return ["binlog_storage_engine is set: such a binary log has no semi-sync; remove the option"]
+    found = [
+        f"{name} is {variables.get(name, 'missing')}: {consequence}; set {name}={'/'.join(sorted(allowed))}"
+        for name, allowed, consequence in _REQUIRED
+        if variables.get(name) not in allowed
+    ]
+    if variables.get("server_id") != str(server_id):
+        found.append(
+            f"server_id is {variables.get('server_id')}, the settings say {server_id}:"
+            f" is this the right server? set server_id={server_id}"
+        )
+    return found
+
+
+def _connect(node: Node, port: int, settings: Settings, secrets: Secrets, deadline_ms: float) -> "Connection[Any]":
+    seconds = max(CONNECT_SECONDS_MIN, deadline_ms / MS_PER_SECOND)
+    try:
+        return pymysql.connect(
+            host=node.host,
+            port=port,
+            user=settings.accounts.admin_user,
+            password=secrets.admin,
+            autocommit=True,
+            charset="utf8mb4",
+            connect_timeout=seconds,
+            read_timeout=seconds,
+            write_timeout=seconds,
+            program_name="oscar-ha",
+        )
+    except (pymysql.MySQLError, OSError) as error:
+        if isinstance(error, pymysql.MySQLError) and error.args and error.args[0] in LOGIN_REFUSED:
+            raise BadInput(
+                f"{node.host}:{port} refuses the account {settings.accounts.admin_user!r} of oscar-ha",
+                hint=f"mend {settings.accounts.admin_password_file}, or make the account anew",
+            ) from error
+        raise Unreachable(f"{node.host}:{port}: {_reason(error)}") from error
+
+
+def _translated(error: Exception) -> OscarHaError:
+    """Return our error for what pymysql raised; the message carries no statement, so no secret."""
+    number = error.args[0] if error.args else 0
+    if isinstance(error, pymysql.OperationalError | pymysql.InterfaceError) and (number in CLIENT_GONE or not number):
+        return Unreachable(f"the database does not answer: {_reason(error)}")
+    if isinstance(error, OSError):
+        return Unreachable(f"the database does not answer: {error}")
+    return Refused(f"the database refused: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[1]) if len(error.args) > 1 else str(error) or type(error).__name__
+
+
+def _account(user: str, host: str, password: str, rights: str, *, suffix: str = "") -> list[str]:
+    name = f"'{escape_string(user)}'@'{escape_string(host)}'"
+    return [
+        f"CREATE OR REPLACE USER {name} IDENTIFIED BY '{escape_string(password)}'",
+        f"GRANT {rights} TO {name}{suffix}",
+    ]
+
+
+def _bypassing(admin_user: str) -> str:
+    return f"{_OPEN_ACCOUNT} AND User NOT IN ('{escape_string(admin_user)}', 'mariadb.sys') AND {_ABLE}"
+
+
+def _lock(admin_user: str) -> str:
+    return (
+        "UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.account_locked', true, '$.oscar_ha_locked', true)"
+        f" WHERE {_bypassing(admin_user)}"
+    )
+
+
+def _doing(command: str, state: str) -> Doing:
+    if command == "Killed" or state == "Killed":
+        return Doing.KILLED
+    return Doing.WAITING if state.startswith("Waiting for semi-sync ACK") else Doing.OTHER
+
+
+def _held(written: str, applied: str) -> str:
+    """Return everything a server has: its binlog, or what a restored backup says it had before that."""
+    one, other = Position.parse(written), Position.parse(applied)
+    return str(Position.of([*other.last.values(), *one.last.values()]))
