@@ -15,6 +15,10 @@ from controller.plan import GiveUp, Step, Wait
 
 LINEAGE_MAX = 1_000
 """Epochs remembered in the record; older archives are found by their own names."""
+STEPS_MAX = 100
+"""Lines of timeline kept of a plan that tries again and again."""
+CANDIDATE_STAGES = (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE, Stage.OPEN)
+"""What fails here fails for this candidate; another one may do better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
         missing = incomplete(view, replace(plan, fenced_position=None)) or _short(plan)
         if missing is not None:
             return replace(plan, waiting=missing)
-    return replace(plan, stage=_after(plan), steps=(*plan.steps, done))
+    return replace(plan, stage=_after(plan), steps=(*plan.steps, done)[-STEPS_MAX:])
 
 
 def failed(plan: PlanRecord, why: str) -> PlanRecord:
@@ -91,7 +95,7 @@ def failed(plan: PlanRecord, why: str) -> PlanRecord:
         )  # fmt: skip
     if plan.kind is Kind.SWITCHOVER:
         return _rolled_back(plan, why)
-    if plan.stage in (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE) and plan.kind is Kind.FAILOVER:
+    if plan.stage in CANDIDATE_STAGES and plan.kind is Kind.FAILOVER:
         excluded = tuple(dict.fromkeys((*plan.excluded, _candidate(plan))))
         return replace(plan, stage=Stage.CHOOSE, candidate=None, promoted=None, excluded=excluded, waiting=why)
     return replace(plan, waiting=why)

@@ -179,15 +179,14 @@ class Loop:
                     await self._keep(plan, replace(plan, waiting=why))
                     return
                 case GiveUp(why=why):
-                    plan = await self._keep(plan, failed(plan, why))
-                    continue
+                    after = await self._keep(plan, failed(plan, why))
                 case steps.Record():
                     await self._finish(plan, since_ms())
                     return
                 case _:
                     after = await self._do(view, plan, step, since_ms)
-            if after.stage is plan.stage:
-                return
+            if after.stage is plan.stage or after.waiting != plan.waiting:
+                return  # it waits, or a step failed: look again at the next tick, not at once
             plan = after
 
     async def _do(self, view: View, plan: PlanRecord, step: Step, since_ms: Callable[[], float]) -> PlanRecord:

@@ -1,0 +1,339 @@
+"""How plans go on: the happy order, what makes them wait, how they fail, and that no view breaks an invariant."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from cluster.errors import Bug
+from cluster.records import Database, Role
+from controller import plan as steps
+from controller.advance import Outcome, failed, next_step, outcome_of, progress
+from controller.choose import rank
+from controller.invariants import check_step
+from controller.model import ORDER, Kind, PlanRecord, Promoted, Proof, Stage, View
+from controller.plan import GiveUp, Step, Wait
+from tests.controller.builders import (
+    CLINIC,
+    HEAD,
+    MONTREAL,
+    SINCE,
+    TORONTO,
+    a_durability,
+    a_node,
+    a_plan,
+    a_replicator,
+    a_view,
+    an_epoch,
+    sealed,
+)  # fmt: skip
+
+DEAD = a_node("clinic", database=Database.DOWN)
+SERVER_IDS = {CLINIC: 1, TORONTO: 2, MONTREAL: 3}
+
+
+def sequence(position: str | None) -> int:
+    return int(position.rsplit("-", 1)[1]) if position else 0
+
+
+def answered(view: View, step: Step, positions: dict[str, str | None], target: str | None = None) -> Outcome:
+    """What a cluster that does as it is told answers to `step`."""
+    match step:
+        case steps.Fence():
+            node = view.node(step.node)
+            down = node is None or node.report is None or node.report.database is Database.DOWN
+            return Outcome(
+                ms=1, took_ms=1, how="process dead" if down else "read_only", position=None if down else HEAD
+            )
+        case steps.Seal():
+            return Outcome(ms=1, took_ms=1, sealed=sealed(**{site: positions.get(site) for site in step.sites}))
+        case steps.Promote():
+            node = view.node(step.node)
+            position = node.report.position if node and node.report else HEAD
+            best = max((p for p in (target, position) if p), key=sequence)
+            return Outcome(
+                ms=1, took_ms=1, promoted=Promoted(server_id=SERVER_IDS[step.node], file="binlog.000002", position=best)
+            )
+        case _:
+            return Outcome(ms=1, took_ms=1)
+
+
+def opened(view: View, step: Step) -> View:
+    return replace(view, epoch=step.record, durability=step.durability) if isinstance(step, steps.Open) else view
+
+
+def run(view: View, plan: PlanRecord, positions: dict[str, str | None]) -> tuple[list[Step], PlanRecord, View]:
+    """Do steps until the plan ends or waits; every step is checked against the invariants first."""
+    done: list[Step] = []
+    for _ in range(40):
+        step = next_step(view, plan, SINCE)
+        if isinstance(step, Wait):
+            return done, replace(plan, waiting=step.why), view
+        if isinstance(step, GiveUp):
+            plan = failed(plan, step.why)
+            continue
+        check_step(view, plan, step)
+        done.append(step)
+        if isinstance(step, steps.Record):
+            return done, plan, view
+        before = plan.stage
+        plan = progress(view, plan, step, answered(view, step, positions, plan.target))
+        view = opened(view, step)
+        if plan.stage is before:
+            return done, plan, view
+    raise AssertionError(f"the plan does not end: {plan}")
+
+
+EQUAL: dict[str, str | None] = {"clinic": HEAD, "toronto": HEAD, "montreal": HEAD}
+
+
+def test_a_failover_goes_through_its_stages_in_order() -> None:
+    done, plan, view = run(a_view(clinic=DEAD), a_plan(), EQUAL)
+
+    assert [type(step).__name__ for step in done] == [
+        "Seal", "Fence", "Choose", "Level", "Apply", "Promote", "Open", "Admit", "Repoint", "Verify", "Record",
+    ]  # fmt: skip
+    assert view.epoch is not None
+    assert (view.epoch.epoch, view.epoch.primary) == (2, TORONTO)
+    assert [entry.epoch for entry in view.epoch.lineage] == [1, 2]
+    assert view.durability is not None
+    assert view.durability.ackers == ("clinic",)
+    assert plan.proof == Proof.PROCESS_DEAD.value
+    assert outcome_of(plan) == "done"
+
+
+def test_a_switchover_fences_politely_before_it_seals_up_to_there() -> None:
+    done, plan, view = run(a_view(), a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=MONTREAL), EQUAL)
+
+    fence = next(step for step in done if isinstance(step, steps.Fence))
+    seal = next(step for step in done if isinstance(step, steps.Seal))
+    assert fence.polite
+    assert seal.until == HEAD
+    assert done.index(fence) < done.index(seal)
+    assert view.epoch is not None
+    assert view.epoch.primary == MONTREAL
+    assert plan.proof == Proof.WATCHDOG.value
+
+
+def test_the_candidate_is_levelled_from_the_most_advanced_archive() -> None:
+    done, _, _ = run(a_view(clinic=DEAD), a_plan(), {"clinic": "0-1-101", "toronto": HEAD, "montreal": HEAD})
+
+    level = next(step for step in done if isinstance(step, steps.Level))
+    assert (level.site, level.source, level.until) == ("toronto", "clinic", "0-1-101")
+
+
+def test_a_silent_acker_holds_the_failover_while_its_lease_may_hold() -> None:
+    view = a_view(clinic=DEAD, replicator_toronto=a_replicator("toronto", absent_ms=10.0))
+
+    step = next_step(view, a_plan(), SINCE)
+
+    assert isinstance(step, Wait)
+    assert "toronto" in step.why
+
+
+def test_losing_primary_and_acker_at_once_stops_the_automatic_failover() -> None:
+    view = a_view(clinic=DEAD, replicator_toronto=a_replicator("toronto", absent_ms=9_000.0))
+
+    done, plan, _ = run(view, a_plan(), {"montreal": HEAD})
+
+    assert not any(isinstance(step, steps.Open | steps.Promote) for step in done)
+    assert plan.waiting is not None
+    assert "toronto" in plan.waiting
+
+
+def test_allow_data_loss_is_an_operators_word_that_goes_on() -> None:
+    view = a_view(
+        clinic=DEAD, toronto=a_node("toronto", absent_ms=9_000.0),
+        replicator_toronto=a_replicator("toronto", absent_ms=9_000.0),
+    )  # fmt: skip
+
+    _, _, after = run(view, a_plan(allow_data_loss=True), {"montreal": HEAD})
+
+    assert after.epoch is not None
+    assert after.epoch.primary == MONTREAL
+
+
+def test_an_archive_below_the_floor_is_not_promoted() -> None:
+    """The acker was replaced at 0-1-100; what the former one acknowledged lies below that, and must be there."""
+    view = a_view(clinic=DEAD, durability=a_durability(ackers=("montreal",), floor=HEAD))
+
+    done, plan, _ = run(view, a_plan(), {"montreal": "0-1-90"})
+
+    assert not any(isinstance(step, steps.Open) for step in done)
+    assert plan.waiting is not None
+
+
+def test_a_frozen_primary_is_replaced_after_its_lease_ended() -> None:
+    _, plan, view = run(a_view(clinic=a_node("clinic", absent_ms=7_000.0)), a_plan(), EQUAL)
+
+    assert plan.proof == Proof.LEASE_ENDED.value
+    assert view.epoch is not None
+    assert view.epoch.primary == TORONTO
+
+
+def test_a_primary_whose_lease_may_hold_is_not_replaced() -> None:
+    done, plan, _ = run(a_view(clinic=a_node("clinic", absent_ms=10.0)), a_plan(), EQUAL)
+
+    assert not any(isinstance(step, steps.Open) for step in done)
+    assert "lease" in (plan.waiting or "")
+
+
+@pytest.mark.parametrize("stage", [Stage.FENCE, Stage.SEAL, Stage.LEVEL, Stage.APPLY, Stage.PROMOTE, Stage.OPEN])
+def test_a_failed_switchover_leaves_the_old_primary_writable(stage: Stage) -> None:
+    plan = a_plan(kind=Kind.SWITCHOVER, stage=stage, candidate=TORONTO, target=HEAD, proof=Proof.WATCHDOG.value)
+
+    after = failed(plan, "the candidate broke")
+    _, ended, view = run(a_view(), after, {})
+
+    assert view.epoch is not None
+    assert (view.epoch.epoch, view.epoch.primary) == (2, CLINIC)
+    assert outcome_of(ended).startswith("rolled back")
+
+
+def test_a_switchover_refused_at_the_choice_touches_nothing() -> None:
+    view = a_view(toronto=a_node("toronto", absent_ms=1.0))
+
+    done, plan, after = run(view, a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO), EQUAL)
+
+    assert [type(step).__name__ for step in done] == ["Record"]
+    assert after.epoch == view.epoch
+    assert outcome_of(plan).startswith("rolled back")
+
+
+def test_a_rollback_onto_a_dead_primary_becomes_a_failover() -> None:
+    plan = failed(
+        a_plan(kind=Kind.SWITCHOVER, stage=Stage.LEVEL, candidate=TORONTO, proof=Proof.WATCHDOG.value), "slow"
+    )
+
+    again = failed(plan, "the old primary died")
+
+    assert (again.kind, again.stage, again.candidate) == (Kind.FAILOVER, Stage.SEAL, None)
+
+
+def test_a_failed_candidate_is_followed_by_the_next() -> None:
+    plan = a_plan(
+        stage=Stage.APPLY, candidate=TORONTO, target=HEAD, proof=Proof.PROCESS_DEAD.value, sealed=sealed(toronto=HEAD)
+    )
+
+    _, _, view = run(a_view(clinic=DEAD), failed(plan, "it hangs"), EQUAL)
+
+    assert view.epoch is not None
+    assert view.epoch.primary == MONTREAL
+
+
+def test_an_epoch_once_open_is_never_rolled_back() -> None:
+    plan = a_plan(kind=Kind.SWITCHOVER, stage=Stage.VERIFY, candidate=TORONTO)
+
+    after = failed(plan, "a clinic is unreachable")
+
+    assert after.stage is Stage.RECORD
+    assert outcome_of(after) == "unverified: a clinic is unreachable"
+
+
+def test_a_node_that_is_ahead_is_not_a_candidate() -> None:
+    view = a_view(clinic=DEAD, toronto=a_node("toronto", position="0-1-101"))
+
+    ranking = rank(view, a_plan(sealed=sealed(toronto=HEAD, montreal=HEAD)))
+
+    assert ranking[0].node == MONTREAL
+    assert any("ahead" in reason for one in ranking if one.node == TORONTO for reason in one.against)
+
+
+def test_an_older_server_is_not_a_candidate() -> None:
+    view = a_view(toronto=a_node("toronto", server_version="10.6.1-MariaDB"))
+
+    ranking = rank(view, a_plan(kind=Kind.SWITCHOVER))
+
+    assert ranking[0].node == MONTREAL
+
+
+@pytest.mark.parametrize("kind", [Kind.FAILOVER, Kind.SWITCHOVER])
+@pytest.mark.parametrize("cut", range(len(ORDER[Kind.FAILOVER])))
+def test_a_plan_cut_anywhere_is_finished_by_the_next_controller(kind: Kind, cut: int) -> None:
+    """The successor knows the record and the view only: a round trip through the record changes nothing."""
+    from cluster.records import decode, encode
+
+    view = a_view(clinic=DEAD) if kind is Kind.FAILOVER else a_view()
+    plan = a_plan(kind=kind, stage=ORDER[kind][0])
+    for _ in range(cut):
+        step = next_step(view, plan, SINCE)
+        assert not isinstance(step, Wait | GiveUp)
+        if isinstance(step, steps.Record):
+            break
+        answered(view, step, EQUAL)  # done, but its controller died before it could write so: it is done again
+        plan = progress(view, plan, step, answered(view, step, EQUAL))
+        view = opened(view, step)
+    plan = decode(PlanRecord, encode(plan), where="test")
+
+    _, ended, after = run(view, plan, EQUAL)
+
+    assert after.epoch is not None
+    assert (after.epoch.epoch, after.epoch.primary) == (2, TORONTO)
+    assert outcome_of(ended) == "done"
+
+
+NODE_STATES = {
+    "up": {},
+    "down": {"database": Database.DOWN},
+    "hung": {"database": Database.HUNG},
+    "fenced": {"role": Role.FENCED, "lease_epoch": None, "replicating": False},
+    "behind": {"position": "0-1-90"},
+    "ahead": {"position": "0-1-110"},
+    "silent": {"absent_ms": 10.0},
+    "gone": {"absent_ms": 9_000.0},
+}
+REPLICATOR_STATES = {"up": {}, "silent": {"absent_ms": 10.0}, "gone": {"absent_ms": 9_000.0}}
+DURABLE: tuple[str | None, ...] = ("0-1-90", HEAD)
+
+
+def every_small_view() -> list[tuple[View, dict[str, str | None]]]:
+    """All clusters of three nodes in eight states, three replicators in three, two archive positions, two ackers."""
+    found = []
+    for clinic, toronto, montreal in product(NODE_STATES, repeat=3):
+        for r_toronto, r_montreal in product(REPLICATOR_STATES, repeat=2):
+            for acker, at_toronto, at_montreal in product(("toronto", "montreal"), DURABLE, DURABLE):
+                view = a_view(
+                    clinic=a_node("clinic", **NODE_STATES[clinic]),
+                    toronto=a_node("toronto", **NODE_STATES[toronto]),
+                    montreal=a_node("montreal", **NODE_STATES[montreal]),
+                    replicator_toronto=a_replicator("toronto", **REPLICATOR_STATES[r_toronto]),
+                    replicator_montreal=a_replicator("montreal", **REPLICATOR_STATES[r_montreal]),
+                    durability=a_durability(ackers=(acker,)),
+                )
+                found.append((view, {"clinic": "0-1-90", "toronto": at_toronto, "montreal": at_montreal}))
+    return found
+
+
+@pytest.mark.parametrize("kind", [Kind.FAILOVER, Kind.SWITCHOVER])
+def test_no_small_cluster_breaks_an_invariant(kind: Kind) -> None:
+    """Every plan over every small view: each step passes `check_step`, and what opens has all that was acknowledged."""
+    opened_plans = 0
+    for view, positions in every_small_view():
+        _, plan, after = run(view, a_plan(kind=kind, stage=ORDER[kind][0]), positions)
+        if after.epoch is None or after.epoch.epoch == 1:
+            continue
+        opened_plans += 1
+        acker = view.durability.ackers[0] if view.durability else ""
+        assert plan.proof is not None
+        if plan.rolled_back is None:
+            assert max(map(sequence, positions.values())) >= sequence(positions[acker])
+            assert sequence(after.epoch.position) >= sequence(positions[acker])
+            assert view.replicator(acker).report is not None  # type: ignore[union-attr]
+
+    assert opened_plans > 100
+
+
+def test_an_invariant_that_does_not_hold_stops_the_step() -> None:
+    view = a_view(clinic=DEAD)
+
+    with pytest.raises(Bug, match="proof of fence"):
+        check_step(
+            view, a_plan(stage=Stage.PROMOTE, candidate=TORONTO, target=HEAD), steps.Promote(node=TORONTO, epoch=2)
+        )
+
+
+def test_promoting_into_an_epoch_that_is_not_newer_is_a_bug() -> None:
+    view = a_view(epoch=an_epoch(epoch=2))
+
+    with pytest.raises(Bug, match="not newer"):
+        check_step(view, a_plan(proof="x"), steps.Promote(node=TORONTO, epoch=2))

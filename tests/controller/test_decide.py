@@ -1,0 +1,130 @@
+"""The failover policy as a table: one line a situation."""
+
+import pytest
+
+from cluster.records import Database, Role
+from controller.decide import Decision, Hold, Mend, Start, decide, readiness
+from controller.model import Kind, View
+from controller.plan import Follow, NameAckers
+from tests.controller.builders import CLINIC, SINCE, TORONTO, a_node, a_replicator, a_view
+
+DEAF = {f"replicator_{site}": a_replicator(site, connected=False) for site in ("clinic", "toronto", "montreal")}
+SITUATIONS: dict[str, tuple[View, str]] = {
+    "all is well: nothing to do": (a_view(), "mend"),
+    "the process is gone: failover": (a_view(clinic=a_node("clinic", database=Database.DOWN)), "failover"),
+    "the server hangs: failover": (a_view(clinic=a_node("clinic", database=Database.HUNG)), "failover"),
+    "not probed yet: unknown": (a_view(clinic=a_node("clinic", database=Database.UNKNOWN)), "hold"),
+    "silence is not death": (a_view(clinic=a_node("clinic", absent_ms=0.0), **DEAF), "hold"),
+    "silent, lease not over: hold": (a_view(clinic=a_node("clinic", absent_ms=999.0), **DEAF), "hold"),
+    "lease over, nobody hears it: failover": (a_view(clinic=a_node("clinic", absent_ms=1_000.0), **DEAF), "failover"),
+    "lease over, a stream lives: hold": (a_view(clinic=a_node("clinic", absent_ms=1_000.0)), "hold"),
+    "watchdog does not return: failover": (a_view(clinic=a_node("clinic", absent_ms=5_000.0)), "failover"),
+    "paused: hold": (a_view(clinic=a_node("clinic", database=Database.DOWN), paused=True), "hold"),
+    "restarted behind our back: failover": (
+        a_view(clinic=a_node("clinic", role=Role.FENCED, lease_epoch=None, why="the server was restarted")),
+        "failover",
+    ),
+    "lease lapsed, it resumes by itself: hold": (
+        a_view(clinic=a_node("clinic", role=Role.FENCED, lease_epoch=None, resumable=True)),
+        "hold",
+    ),
+    "a fenced node that is behind follows": (a_view(montreal=a_node("montreal", role=Role.FENCED)), "mend Follow"),
+    "a node that is ahead stays fenced": (
+        a_view(montreal=a_node("montreal", role=Role.FENCED, position="0-1-101")),
+        "mend",
+    ),
+    "a node with another history stays fenced": (
+        a_view(montreal=a_node("montreal", role=Role.FENCED, position="0-3-7")),
+        "mend",
+    ),
+    "a dead standby is left alone": (a_view(montreal=a_node("montreal", database=Database.DOWN)), "mend"),
+    "a silent acker keeps its name while its lease may hold": (
+        a_view(replicator_toronto=a_replicator("toronto", absent_ms=900.0)),
+        "mend",
+    ),
+    "a dead acker is replaced": (
+        a_view(replicator_toronto=a_replicator("toronto", absent_ms=1_000.0)),
+        "mend NameAckers",
+    ),
+    "nobody else can acknowledge: the record stays": (
+        a_view(
+            replicator_toronto=a_replicator("toronto", absent_ms=1_000.0),
+            replicator_montreal=a_replicator("montreal", absent_ms=1_000.0),
+        ),
+        "mend",
+    ),
+    "no epoch yet: the first primary is opened": (a_view(epoch=None), "bootstrap"),
+    "no epoch, first database down: hold": (
+        a_view(epoch=None, clinic=a_node("clinic", database=Database.DOWN)),
+        "hold",
+    ),
+    "no epoch, another node has more: hold": (
+        a_view(epoch=None, toronto=a_node("toronto", position="0-1-101")),
+        "hold",
+    ),
+}
+
+
+def told(decision: Decision) -> str:
+    match decision:
+        case Hold():
+            return "hold"
+        case Start(kind=kind):
+            return kind.value
+        case Mend(repairs=repairs):
+            return " ".join(["mend", *(type(repair).__name__ for repair in repairs)])
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_situation_has_its_decision(name: str) -> None:
+    view, expected = SITUATIONS[name]
+
+    assert told(decide(view, SINCE)) == expected
+
+
+def test_a_failover_names_the_lost_primary_and_why() -> None:
+    decision = decide(a_view(clinic=a_node("clinic", database=Database.DOWN)), SINCE)
+
+    assert isinstance(decision, Start)
+    assert (decision.kind, decision.old) == (Kind.FAILOVER, CLINIC)
+    assert "process is gone" in decision.why
+
+
+def test_the_new_acker_is_outside_the_primarys_site() -> None:
+    decision = decide(a_view(replicator_toronto=a_replicator("toronto", absent_ms=2_000.0)), SINCE)
+
+    assert isinstance(decision, Mend)
+    assert [repair.durability.ackers for repair in decision.repairs if isinstance(repair, NameAckers)] == [
+        ("montreal",)
+    ]
+
+
+def test_a_paused_cluster_repairs_nothing() -> None:
+    assert told(decide(a_view(montreal=a_node("montreal", role=Role.FENCED), paused=True), SINCE)) == "hold"
+
+
+def test_readiness_names_every_reason_at_once() -> None:
+    """A false alarm that blocks failover silently is as bad as no failover (TRAPS.md 37)."""
+    view = a_view(
+        paused=True,
+        replicator_toronto=a_replicator("toronto", acknowledging=False),
+        toronto=a_node("toronto", role=Role.JOINING),
+        montreal=a_node("montreal", absent_ms=1.0),
+    )
+
+    reasons = " / ".join(readiness(view))
+
+    assert "paused" in reasons
+    assert "no standby is current" in reasons
+    assert "toronto does not acknowledge" in reasons
+
+
+def test_a_healthy_cluster_is_ready() -> None:
+    assert readiness(a_view()) == ()
+
+
+def test_following_is_asked_in_the_current_epoch() -> None:
+    decision = decide(a_view(toronto=a_node("toronto", role=Role.FENCED)), SINCE)
+
+    assert isinstance(decision, Mend)
+    assert decision.repairs == (Follow(node=TORONTO, epoch=1),)
