@@ -143,7 +143,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def encode(record: object) -> bytes:
     """Return the record as JSON bytes. Raises BadInput if ZooKeeper would refuse it."""
-    data = json.dumps(asdict(record), separators=(",", ":")).encode()  # type: ignore[call-overload]
+    data = json.dumps(asdict(record), separators=(",", ":")).encode()  # type: ignore[call-overload]  # every record is a dataclass
     if len(data) > RECORD_BYTES_MAX:
         raise BadInput(f"{type(record).__name__} of {len(data)} bytes is over {RECORD_BYTES_MAX}")
     return data
