@@ -1,0 +1,215 @@
+"""`oscar-ha lab`: the whole cluster on this machine, to watch, to break and to throw away."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from chaos.lab import build, control, ledger, remove, status
+from chaos.lab.layout import Layout, Request, parse_option
+from chaos.lab.ledger import Ledger
+from cluster import clock
+from cluster.errors import BadInput
+
+DEFAULT_DIRECTORY = Path("build/lab")
+MS_PER_SECOND = 1000
+EXIT_INTERRUPTED = 130
+HELP = """The whole cluster as real processes on this machine: to watch, to break, to throw away.
+
+Three sites (clinic, toronto, montreal), each with a database, its watchdog, a replicator and a controller; ZooKeeper;
+one HAProxy per clinic; Prometheus. Everything listens on loopback and lies in one folder.
+
+[bold]oscar-ha lab up[/]                    start it, about 15 s
+[bold]oscar-ha lab status[/]                who is the primary, would a failover work
+[bold]oscar-ha lab kill db-clinic[/]        the primary's database dies; watch: oscar-ha lab status
+[bold]oscar-ha lab start db-clinic[/]       it comes back, and follows
+[bold]oscar-ha lab freeze host:db-toronto[/]  a host that hangs; then: thaw host:db-toronto
+[bold]oscar-ha lab kill site:montreal[/]    a whole site is gone
+[bold]oscar-ha lab down[/]                  nothing is left behind
+"""
+WHAT_HELP = (
+    "A process (db-clinic, watchdog-clinic, replicator-clinic, controller-clinic, zookeeper-1, haproxy-clinic-1, "
+    "prometheus), a host with its database and watchdog (host:db-clinic), or a whole site (site:toronto)."
+)
+app = typer.Typer(name="lab", help=HELP, no_args_is_help=True, rich_markup_mode="rich")
+DirectoryOption = typer.Option(DEFAULT_DIRECTORY, "--dir", help="The lab's folder.", envvar="OSCAR_HA_LAB_DIR")
+JsonOption = typer.Option(False, "--json", help="Print JSON.")
+WhatArgument = typer.Argument(help=WHAT_HELP, metavar="WHAT")
+
+
+class Progress:
+    """One line a part, on standard error, and what is waited for while it is waited for."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._spinner = console.status("starting")
+        self._begin = clock.now()
+
+    def __enter__(self) -> "Progress":
+        self._spinner.__enter__()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._spinner.__exit__(None, None, None)
+
+    def working(self, what: str) -> None:
+        self._spinner.update(escape(what[: self._console.width - 4]))
+
+    def done(self, what: str, detail: str = "") -> None:
+        seconds = clock.ms_between(self._begin, clock.now()) / MS_PER_SECOND
+        self._console.print(f"[green]✓[/] {what:<18} {escape(detail)} [dim]{seconds:.1f} s[/]", soft_wrap=True)
+
+
+@app.command()
+def up(
+    directory: Path = DirectoryOption,
+    clinics: int = typer.Option(1, "--clinics", help="How many clinics, each with its own HAProxy; 1 to 20."),
+    zookeepers: int = typer.Option(1, "--zookeepers", help="1, or 3: one in each site, so that a site can fail."),
+    load: list[Path] = typer.Option(
+        [], "--load", metavar="FILE.sql", help="SQL to load through the first clinic; may be repeated, kept in order."
+    ),
+    mysqld_option: list[str] = typer.Option(
+        [],
+        "--mysqld-option",
+        metavar="K=V",
+        help="Option of all three databases, e.g. innodb_page_size=32K; repeatable.",
+    ),
+    base_port: int | None = typer.Option(None, "--base-port", help="Number the ports from here instead of free ones."),
+    keep: bool = typer.Option(False, "--keep", help="When it fails keep the files, to look into D/log."),
+    as_json: bool = JsonOption,
+) -> None:
+    """Start a lab and wait until it is healthy. Whatever fails, nothing is left behind."""
+    request = Request(
+        directory=_absolute(directory),
+        clinics=clinics,
+        zookeepers=zookeepers,
+        load=tuple(load),
+        options=tuple(parse_option(text) for text in mysqld_option),
+        base_port=base_port,
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    console = Console(stderr=True, highlight=False)
+    try:
+        with Progress(console) as progress:
+            lab = build.up(request, progress, keep=keep)
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted[/]: everything was taken down again")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(ledger.document(lab), indent=2))
+    else:
+        _print_summary(request.directory, lab)
+
+
+@app.command("status")
+def show_status(directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
+    """Show what lives, who is the primary, and whether a failover would work."""
+    found = status.gather(_absolute(directory))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False)
+    for line in status.headline(found):
+        console.print(line)
+    console.print()
+    console.print(status.table(found))
+    console.print()
+    console.print(status.others(found))
+
+
+@app.command()
+def kill(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
+    """Kill -9, as a crash or a power cut does."""
+    _print_done(control.kill(_absolute(directory), what), as_json)
+
+
+@app.command()
+def freeze(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
+    """SIGSTOP: connections stay open and nothing answers, as on a host that hangs."""
+    _print_done(control.freeze(_absolute(directory), what), as_json)
+
+
+@app.command()
+def thaw(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
+    """SIGCONT: a frozen process goes on and does not know that time has passed."""
+    _print_done(control.thaw(_absolute(directory), what), as_json)
+
+
+@app.command()
+def start(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
+    """Start what was killed, with the very same command line."""
+    _print_done(control.start(_absolute(directory), what), as_json)
+
+
+@app.command()
+def down(
+    directory: Path = DirectoryOption,
+    keep: bool = typer.Option(False, "--keep", help="End the processes but keep the files."),
+) -> None:
+    """End every process of the lab and remove its files; works after any crash."""
+    place = _absolute(directory)
+    found = remove.down(place, keep=keep)
+    console = Console(highlight=False)
+    if found is None:
+        console.print(f"no lab in {escape(str(place))}: nothing to do", soft_wrap=True)
+        return
+    left = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
+    console.print(
+        f"[green]down[/]: {len(found.started)} processes ended" + (", files kept" if keep else ", files removed")
+    )
+    if left and not keep:
+        console.print(f"not the lab's, left alone: {escape(', '.join(left))}", soft_wrap=True)
+
+
+def _absolute(directory: Path) -> Path:
+    """Return the folder without links or dots: it is written into files that are read elsewhere."""
+    try:
+        return directory.expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise BadInput(f"--dir {directory}: {error}", hint="choose another folder with --dir") from error
+
+
+def _interrupted(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _print_done(done: list[control.Done], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([{"name": one.name, "what": one.what, "pid": one.pid} for one in done], indent=2))
+        return
+    for one in done:
+        typer.echo(f"{one.name}: {one.what} (pid {one.pid})")
+
+
+def _print_summary(directory: Path, lab: Ledger) -> None:
+    console = Console(highlight=False)
+    public, layout = lab.public, Layout(directory)
+    shown = os.path.relpath(directory)
+    suffix = "" if Path(shown) == DEFAULT_DIRECTORY else f" --dir {shown}"
+    console.print("\n[bold green]The lab is up.[/] A clinic writes here, whoever is the primary:")
+    for clinic in public["clinics"]:
+        console.print(
+            f"  {clinic['name']}: {clinic['host']}:{clinic['port']}, database {clinic['database']}", soft_wrap=True
+        )
+    console.print(f"  by hand:   mariadb --defaults-file={layout.secret('oscar.cnf')}", soft_wrap=True)
+    console.print(f"Control:     {', '.join(one['url'] for one in public['controllers'])}", soft_wrap=True)
+    console.print(f"Prometheus:  {public['prometheus']}")
+    console.print(
+        f"All of it:   {layout.ledger} (with the passwords), logs in {layout.directory / 'log'}", soft_wrap=True
+    )
+    console.print("\n[bold]What to try next[/]")
+    for command, what in (
+        (f"oscar-ha lab status{suffix}", "who is the primary, would a failover work"),
+        (f"oscar-ha lab kill db-clinic{suffix}", "the primary dies; status again two seconds later"),
+        (f"oscar-ha lab start db-clinic{suffix}", "it comes back and follows"),
+        (f"oscar-ha switchover --settings {public['settings']}", "back, as planned work"),
+        (f"oscar-ha lab down{suffix}", "nothing is left"),
+    ):
+        console.print(f"  [bold]{escape(command)}[/]  [dim]{what}[/]", soft_wrap=True)
