@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from cluster import errors
-from cluster.errors import BadInput, OscarHaError, Unauthorized, Unreachable
+from cluster.errors import BadInput, Bug, OscarHaError, Unauthorized, Unreachable
 
 BODY_BYTES_MAX = 1_000_000
 STATUS: Mapping[str, int] = {
@@ -40,15 +40,24 @@ def application(token: str) -> web.Application:
                 require_token(request, token)
             return await handler(request)
         except OscarHaError as error:
-            return web.json_response({"error": error.as_record()}, status=STATUS.get(error.code, 500))
+            return _answer(error, STATUS.get(error.code, 500))
+        except web.HTTPException as error:
+            return _answer(BadInput(f"{request.method} {request.path}: {error.reason}"), error.status)
+        except Exception as error:  # the edge: what nobody foresaw is logged here, once
+            log.exception("request.failed", method=request.method, path=request.path)
+            return _answer(Bug(f"{request.method} {request.path}: {type(error).__name__}", hint="see the log"), 500)
 
     return web.Application(middlewares=[guard], client_max_size=BODY_BYTES_MAX)
+
+
+def _answer(error: OscarHaError, status: int) -> web.Response:
+    return web.json_response({"error": error.as_record()}, status=status)
 
 
 def require_token(request: web.Request, token: str) -> None:
     """Raise Unauthorized unless the request carries the token; compares in constant time."""
     given = request.headers.get("Authorization", "")
-    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+    if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {token}".encode()):
         raise Unauthorized(
             "the bearer token is missing or wrong",
             hint="send 'Authorization: Bearer TOKEN' with the cluster's token",
@@ -57,10 +66,10 @@ def require_token(request: web.Request, token: str) -> None:
 
 async def body_of(request: web.Request) -> dict[str, Any]:
     """Return the request's JSON object, an empty one when there is no body. Raises BadInput."""
-    text = await request.text()
+    data = await request.read()
     try:
-        body = json.loads(text) if text.strip() else {}
-    except json.JSONDecodeError as error:
+        body = json.loads(data) if data.strip() else {}
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is not JSON: {error}", hint="send a JSON object") from error
     if not isinstance(body, dict):
         raise BadInput(f"the body is a JSON {type(body).__name__}, not an object", hint='send {"field": value}')

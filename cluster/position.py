@@ -11,7 +11,7 @@ from typing import Self
 
 from cluster.errors import BadInput
 
-_GTID = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,20})")
+_GTID = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,20})", re.ASCII)
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
 

@@ -21,6 +21,7 @@ from cluster.records import describe
 Thing = TypeVar("Thing")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$|^\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 ServerId = Annotated[int, Field(ge=1, le=2**32 - 1)]
@@ -132,7 +133,8 @@ class Settings:
 
     name: Name
     engine: Literal["mariadb"] = "mariadb"
-    zookeeper: tuple[str, ...] = Field(min_length=1)
+    zookeeper: tuple[Address, ...] = Field(min_length=1)
+    """Each member as host:port."""
     initial_primary: Name
     sites: tuple[Name, ...] = Field(min_length=2)
     token_file: Path
@@ -223,6 +225,7 @@ def contradictions(settings: Settings) -> list[str]:
         (all(node.admin_port != node.port for node in settings.nodes), "a node's admin_port must differ from its port"),
     )  # fmt: skip
     problems = [sentence for holds, sentence in rules if not holds]
+    problems += _repeated("site", settings.sites)
     problems += _repeated("node name", [node.name for node in settings.nodes])
     problems += _repeated("site of a node", [node.site for node in settings.nodes])
     problems += _repeated("site of a replicator", [one.site for one in settings.replicators])
@@ -258,7 +261,7 @@ def read_secret(path: Path, setting: str) -> str:
     try:
         mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{setting}: {path} cannot be read: {error}", hint="create it, mode 0600") from error
     if mode & 0o077:
         raise BadInput(f"{setting}: others can read {path} (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")

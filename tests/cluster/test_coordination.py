@@ -427,6 +427,6 @@ async def test_a_zookeeper_that_shortens_sessions_is_refused(own_zookeeper: ZooK
     own_zookeeper.start()
     coordination = Coordination([own_zookeeper.address], "/oscar-ha/short", TIMING)
 
-    with pytest.raises(BadInput, match="ends sessions after 1000 ms, timing.session_ttl_ms is 2000"):
+    with pytest.raises(BadInput, match=r"ends sessions after 1000 ms, timing\.session_ttl_ms is 2000"):
         await coordination.start(deadline_ms=START_DEADLINE_MS)
     assert not coordination.connected
