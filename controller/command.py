@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,43 +49,43 @@ def run(
 
 
 async def _run(loaded: Settings, secret: Secrets, own: settings.Controller) -> None:
+    async with controller(loaded, secret, own) as loop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+        await loop.run()
+
+
+@asynccontextmanager
+async def controller(loaded: Settings, secret: Secrets, own: settings.Controller) -> AsyncIterator[Loop]:
+    """Give a controller that is connected, takes part in the election and answers HTTP; its loop is yours to run."""
     timing = replace(
         loaded.timing,
         session_ttl_ms=min(CONTROLLER_TTL_MS, loaded.timing.session_ttl_ms),
         lease_margin_ms=min(CONTROLLER_MARGIN_MS, loaded.timing.lease_margin_ms),
+        call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
     )
-    coordination = Coordination(loaded.zookeeper, loaded.root, timing)
-    await coordination.start(deadline_ms=START_DEADLINE_MS)
-    mirror = Mirror(coordination, loaded)
-    leadership = Leadership(coordination, own.name)
-    try:
-        async with (
-            World(loaded, secret, coordination, mirror, leadership) as world,
-            http.Client(secret.token) as client,
-        ):
-            loop = Loop(world, Metrics(loaded.name, mirror.view, leadership.valid))
-            runner = await http.serve(
-                Api(loaded, secret.token, own.name, loop, client).app, own.host, own.port, what=f"controller {own.name}"
-            )
-            try:
-                await _until_told(loop, coordination, leadership, Leader(name=own.name, url=own.url))
-            finally:
-                await runner.cleanup()
-    finally:
-        leadership.stop()
-        await coordination.stop()
+    async with AsyncExitStack() as stack:
+        coordination = Coordination(loaded.zookeeper, loaded.root, timing)
+        await coordination.start(deadline_ms=START_DEADLINE_MS)
+        stack.push_async_callback(coordination.stop)
+        mirror = Mirror(coordination, loaded)
+        leadership = Leadership(coordination, own.name)
+        stack.callback(leadership.stop)
+        world = await stack.enter_async_context(World(loaded, secret, coordination, mirror, leadership))
+        client = await stack.enter_async_context(http.Client(secret.token))
+        loop = Loop(world, Metrics(loaded.name, mirror.view, leadership.valid))
+        api = Api(loaded, secret.token, own.name, loop, client)
+        runner = await http.serve(api.app, own.host, own.port, what=f"controller {own.name}")
+        stack.push_async_callback(runner.cleanup)
+        leadership.start()
+        renewal = asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url)))
+        stack.push_async_callback(_cancelled, renewal)
+        yield loop
 
 
-async def _until_told(loop: Loop, coordination: Coordination, leadership: Leadership, leader: Leader) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, loop.stop)
-    leadership.start()
-    renewal = asyncio.create_task(_renew(coordination, leadership, leader))
-    try:
-        await loop.run()
-    finally:
-        renewal.cancel()
-        await asyncio.gather(renewal, return_exceptions=True)
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _renew(coordination: Coordination, leadership: Leadership, leader: Leader) -> None:

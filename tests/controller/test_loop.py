@@ -1,0 +1,285 @@
+"""Controllers against a real ZooKeeper and a simulated cluster: elections, plans, failures at every step."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from cluster import clock
+from cluster.errors import Conflict, OscarHaError, Refused, Unauthorized
+from cluster.http import Client
+from cluster.records import Database, Role
+from cluster.settings import Secrets
+from controller.command import controller
+from controller.loop import Loop
+from controller.model import ORDER, Kind
+from tests.controller.simulated import TOKEN, SimulatedCluster, simulated_settings
+from tests.servers.zookeeper import ZooKeeperServer
+
+pytestmark = pytest.mark.servers
+
+WAIT_MS = 20_000
+POLL_SECONDS = 0.02
+SECRETS = Secrets(admin="", replication="", verify="", token=TOKEN)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = clock.after(clock.now(), WAIT_MS)
+    while not condition():
+        assert clock.seconds_left(deadline) > 0, f"not within {WAIT_MS} ms: {what}"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+class Running:
+    """One controller of the test."""
+
+    def __init__(self, name: str, stack: AsyncExitStack, loop: Loop, task: "asyncio.Task[None]") -> None:
+        self.name, self.loop = name, loop
+        self._stack, self._task = stack, task
+        self.alive = True
+
+    @property
+    def leads(self) -> bool:
+        return self.alive and self.loop.world.leadership.valid()
+
+    async def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        self.alive = False
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._stack.aclose()
+
+
+class Trial:
+    """A simulated cluster with controllers and a client."""
+
+    def __init__(self, cluster: SimulatedCluster, client: Client) -> None:
+        self.cluster, self.client = cluster, client
+        self.controllers: list[Running] = []
+
+    async def start_controller(self, number: int) -> Running:
+        own = self.cluster.settings.controllers[number]
+        stack = AsyncExitStack()
+        loop = await stack.enter_async_context(controller(self.cluster.settings, SECRETS, own))
+        running = Running(own.name, stack, loop, asyncio.create_task(loop.run()))
+        self.controllers.append(running)
+        return running
+
+    def leader(self) -> Running | None:
+        return next((one for one in self.controllers if one.leads), None)
+
+    async def settled(self, primary: str, epoch: int) -> None:
+        def well() -> bool:
+            node = self.cluster.nodes[primary]
+            return node.role is Role.PRIMARY and node.lease_epoch == epoch
+
+        await until(well, f"{primary} in epoch {epoch}; {self.cluster.history.effects[-8:]}")
+
+    async def history(self) -> list[dict[str, object]]:
+        url = self.cluster.settings.controllers[0].url
+        found: list[dict[str, object]] = await self.client.get(f"{url}/v1/history", deadline_ms=5_000)
+        return found
+
+
+@asynccontextmanager
+async def a_trial(zookeeper: ZooKeeperServer, root: str, controllers: int = 2) -> AsyncIterator[Trial]:
+    settings = simulated_settings(root, zookeeper)
+    async with Client(TOKEN) as client, SimulatedCluster(settings) as cluster:
+        trial = Trial(cluster, client)
+        try:
+            for number in range(controllers):
+                await trial.start_controller(number)
+            await trial.settled("db-clinic", 1)
+            cluster.write_up_to("0-1-100")
+            standbys = [cluster.nodes[name] for name in ("db-toronto", "db-montreal")]
+            await until(lambda: all(node.role is Role.STANDBY for node in standbys), "two standbys")
+            yield trial
+        finally:
+            for one in trial.controllers:
+                if one.alive:
+                    await one.kill()
+
+
+async def test_the_first_epoch_is_opened_once_and_standbys_follow(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        assert trial.cluster.history.opened() == [("db-clinic", 1)]
+        assert trial.cluster.writers() == ["db-clinic"]
+
+
+async def test_a_dead_primary_is_replaced_with_no_human_action(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+        await trial.settled("db-toronto", 2)
+        await until(
+            lambda: trial.leader() is not None and not trial.leader().loop.world.mirror.version("plan"), "the end"
+        )  # type: ignore[union-attr]
+
+        record = (await trial.history())[0]
+        effects = trial.cluster.history.effects
+        assert record["proof"] == "watchdog confirmed: the server process is dead and will be born fenced"
+        assert [step["name"] for step in record["steps"]][:2] == ["detected", "sealed"]  # type: ignore[attr-defined,index]
+        sealed = max(index for index, (_, what, epoch) in enumerate(effects) if (what, epoch) == ("seal", 1))
+        assert sealed < effects.index(("db-toronto", "promote", 2))
+
+
+async def test_a_vanished_primary_is_replaced_after_its_lease_ended(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        for one in trial.cluster.replicators.values():
+            one.connected = False
+        gone_at = clock.now()
+        await trial.cluster.vanish(trial.cluster.nodes["db-clinic"])
+        await trial.settled("db-toronto", 2)
+
+        assert clock.ms_between(gone_at, clock.now()) >= trial.cluster.settings.timing.lease_margin_ms
+
+
+async def test_a_switchover_by_http_moves_the_primary_and_back(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        for number, to in enumerate(("db-montreal", "db-clinic")):
+            follower = trial.cluster.settings.controllers[number].url  # one of the two does not lead: it passes it on
+            done = await trial.client.post(f"{follower}/v1/switchover", {"to": to}, deadline_ms=20_000)
+            assert done["outcome"] == "done", done
+            await trial.settled(to, number + 2)
+            await until(lambda: sum(n.role is Role.STANDBY for n in trial.cluster.nodes.values()) == 2, "two standbys")
+
+
+async def test_a_dry_run_changes_nothing(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        before = list(trial.cluster.history.effects)
+        url = trial.cluster.settings.controllers[0].url
+        answer = await trial.client.post(f"{url}/v1/switchover", {"dry_run": True}, deadline_ms=5_000)
+
+        assert answer["new"] == "db-toronto"
+        assert trial.cluster.history.effects == before
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "said"),
+    [
+        ({"to": "db-clinic"}, Refused, "primary already"),
+        ({"to": "nowhere"}, Refused, "no node 'nowhere'"),
+        ({"too": "db-toronto"}, OscarHaError, "unknown field too"),
+        ({"to": 7}, OscarHaError, "to is 7"),
+        ({"dry_run": "yes"}, OscarHaError, "dry_run is 'yes'"),
+    ],
+)
+async def test_a_bad_request_is_refused_before_anything_is_touched(
+    zookeeper: ZooKeeperServer, zookeeper_root: str, body: dict[str, object], error: type[OscarHaError], said: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root, controllers=1) as trial:
+        before = list(trial.cluster.history.effects)
+        url = trial.cluster.settings.controllers[0].url
+        with pytest.raises(error, match=said):
+            await trial.client.post(f"{url}/v1/switchover", body, deadline_ms=5_000)
+
+        assert trial.cluster.history.effects == before
+
+
+async def test_nothing_changes_without_the_token(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root, controllers=1) as trial, Client("wrong") as stranger:
+        url = trial.cluster.settings.controllers[0].url
+        with pytest.raises(Unauthorized):
+            await stranger.post(f"{url}/v1/switchover", {}, deadline_ms=5_000)
+
+        assert (await stranger.get(f"{url}/v1/cluster", deadline_ms=5_000))["ready"] in (True, False)
+
+
+@pytest.mark.parametrize("verb", ["promote", "drain"])
+async def test_a_failed_switchover_leaves_the_old_primary_writable(
+    zookeeper: ZooKeeperServer, zookeeper_root: str, verb: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.nodes["db-toronto"].failing.add(verb)
+        url = trial.cluster.settings.controllers[0].url
+        done = await trial.client.post(f"{url}/v1/switchover", {"to": "db-toronto"}, deadline_ms=30_000)
+
+        assert done["outcome"].startswith("rolled back")
+        await trial.settled("db-clinic", 2)
+        assert trial.cluster.writers() == ["db-clinic"]
+
+
+async def test_a_candidate_that_fails_is_followed_by_the_next(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.nodes["db-toronto"].failing.add("promote")
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+
+        await trial.settled("db-montreal", 2)
+
+
+async def test_one_plan_at_a_time(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root, controllers=1) as trial:
+        url = trial.cluster.settings.controllers[0].url
+        calls = [
+            trial.client.post(f"{url}/v1/switchover", {"to": to}, deadline_ms=20_000)
+            for to in ("db-toronto", "db-montreal")
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert sum(isinstance(one, Conflict | Refused) for one in results) == 1, results
+        assert len(trial.cluster.writers()) == 1
+
+
+async def test_while_paused_nothing_happens_by_itself(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        url = trial.cluster.settings.controllers[0].url
+        await trial.client.post(f"{url}/v1/pause", {"why": "a test"}, deadline_ms=5_000)
+        await until(lambda: all(one.loop.world.mirror.view().paused for one in trial.controllers), "paused")
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+        await asyncio.sleep(1.0)  # nothing is to happen: there is no event to wait for
+        assert trial.cluster.history.opened() == [("db-clinic", 1)]
+
+        await trial.client.delete(f"{url}/v1/pause", deadline_ms=5_000)
+        await trial.settled("db-toronto", 2)
+
+
+async def test_the_next_controller_leads_when_the_leader_dies(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        leader = trial.leader()
+        assert leader is not None
+        await leader.kill()
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+
+        await trial.settled("db-toronto", 2)
+        assert trial.cluster.writers() == ["db-toronto"]
+
+
+@pytest.mark.parametrize("cut", [stage.value for stage in ORDER[Kind.FAILOVER][:-1]])
+async def test_a_controller_killed_at_any_step_is_succeeded(
+    zookeeper: ZooKeeperServer, zookeeper_root: str, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader dies right after the effect of a step and before it could write so; the next one does it again."""
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        first = trial.leader()
+        assert first is not None
+        reached = asyncio.Event()
+        world = first.loop.world
+        keep = world.keep
+
+        async def die_before(plan: object) -> None:
+            done = plan.steps[-1].name if plan.steps else ""  # type: ignore[attr-defined]
+            if done == cut:
+                reached.set()
+                await asyncio.Event().wait()
+            await keep(plan)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world, "keep", die_before)
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+        if cut == "epoch opened":  # written together with the epoch: there is nothing between
+            await trial.settled("db-toronto", 2)
+            return
+        await asyncio.wait_for(reached.wait(), 10)
+        await first.kill()
+
+        await trial.settled("db-toronto", 2)
+        second = trial.leader()
+        await until(
+            lambda: trial.leader() is not None and trial.leader().loop.world.mirror.version("plan") is None, "the end"
+        )  # type: ignore[union-attr]
+        assert second is not first
+        assert trial.cluster.writers() == ["db-toronto"]
+        assert len([one for one in trial.cluster.history.opened() if one[1] == 2]) in (1, 2)
