@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import mariadb
 from tests.servers import zookeeper as zookeeper_server
@@ -20,6 +21,10 @@ _ROOTS = itertools.count(1)
 
 # Debian keeps servers here, and a plain user's PATH does not name it.
 os.environ["PATH"] += os.pathsep + "/usr/sbin"
+
+# No deadline for one example: the machine may be busy. In CI the same examples every time; a find prints how to repeat it.
+settings.register_profile("oscar-ha", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("oscar-ha")
 
 
 def require(missing: str) -> None:

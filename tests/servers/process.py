@@ -5,11 +5,13 @@ nothing behind.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cluster import clock
@@ -17,6 +19,8 @@ from cluster import clock
 POLL_INTERVAL_S = 0.02
 STOP_DEADLINE_MS = 10_000
 LOG_TAIL_BYTES = 4_000
+PORT_LOWEST, PORT_HIGHEST = 12_000, 19_999
+PORT_ATTEMPTS_MAX = 1_000
 
 
 class ServerFailed(Exception):
@@ -109,8 +113,16 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that nobody listens on now.
+
+    It is below the range that the kernel gives to outgoing connections, so a server that a test restarts finds its
+    port free again.
+    """
+    for _ in range(PORT_ATTEMPTS_MAX):
+        port = random.randrange(PORT_LOWEST, PORT_HIGHEST + 1)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise ServerFailed(f"no free port between {PORT_LOWEST} and {PORT_HIGHEST}")
