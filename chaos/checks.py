@@ -13,9 +13,20 @@ from typing import Any, TypeAlias
 
 import pymysql
 
-from chaos.history import Finding, Found, Verdict, differing, equal_checksums
-from chaos.lab_file import Clinic, Node
+from chaos.history import (
+    Finding,
+    Found,
+    Verdict,
+    Write,
+    differing,
+    equal_checksums,
+    no_acknowledged_write_lost,
+    nothing_applied_twice,
+    one_writer_per_epoch,
+)
+from chaos.lab_file import Clinic, LabFile, Node
 from chaos.traffic import AnyConnection, connect, describe, found_in, open_connection
+from chaos.traffic_script import NON_TRANSACTIONAL
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import DeadlinePassed, Unreachable
@@ -28,6 +39,24 @@ PAUSE_S = 0.05
 READ_TIMEOUT_S = 30
 Checksums = dict[str, dict[str, int | None]]
 """Node -> table -> checksum; None when the server could not say."""
+
+
+LOST, LOST_MYISAM, TWICE = "no acknowledged write lost", "none lost in MyISAM tables", "nothing applied twice"
+ONE_WRITER, EQUAL = "one writer in each epoch", "all databases equal"
+
+
+def judge(history: Sequence[Write], lab: LabFile, *, deadline_ms: float) -> dict[str, Finding]:
+    """Return the verdict on every promise, once the clinics have stopped writing."""
+    verdicts = {ONE_WRITER: one_writer_per_epoch(history)}
+    try:
+        found = found_through(lab.clinics[0])
+        verdicts[LOST] = no_acknowledged_write_lost(history, found)
+        verdicts[LOST_MYISAM] = no_acknowledged_write_lost(history, found, tables=NON_TRANSACTIONAL)
+        verdicts[TWICE] = nothing_applied_twice(history, found)
+    except Unreachable as error:
+        verdicts[LOST] = Finding(verdict=Verdict.BROKEN, why=error.message)
+    verdicts[EQUAL] = databases_equal(lab.nodes, deadline_ms=deadline_ms)
+    return verdicts
 
 
 def databases_equal(nodes: Sequence[Node], *, deadline_ms: float) -> Finding:
@@ -79,7 +108,7 @@ def _connected(nodes: Sequence[Node]) -> Iterator[Servers]:
         for node in nodes:
             try:
                 connection = open_connection(
-                    host=node.host, port=node.port, user=node.admin_user, password=node.admin_password,
+                    host=node.host, port=node.admin_port or node.port, user=node.admin_user, password=node.admin_password,
                     read_timeout=READ_TIMEOUT_S,
                 )  # fmt: skip
             except (pymysql.Error, OSError) as error:

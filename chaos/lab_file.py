@@ -33,6 +33,8 @@ class Node:
     admin_user: str
     admin_password: str = field(repr=False)
     watchdog_url: str
+    admin_port: int | None = None
+    """Answers its administrators even when all ordinary connections are used up."""
     socket: str | None = None
     pid: int | None = None
 

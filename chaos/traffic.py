@@ -65,11 +65,14 @@ class Writer:
     def __init__(self, clinic: Clinic, script: Script, journal: Journal, writes_per_second: float) -> None:
         self.clinic = clinic
         self.history: list[Write] = []
+        self.newest: Write | None = None
+        """The last write that was acknowledged."""
         self.refused_connections = 0
         self.peer: Peer | None = None
         self.gave_up = ""
         self._script = script
         self._journal = journal
+        self.writes_per_second = writes_per_second
         self._period = Nanos(int(clock.NANOS_PER_SECOND / writes_per_second))
         self._connection: AnyConnection | None = None
 
@@ -82,6 +85,10 @@ class Writer:
             self._write(self._script.next())
             due = Nanos(max(due + self._period, clock.now() - self._period))
         self._disconnect()
+
+    def has_written(self, after: Nanos) -> bool:
+        """Return whether a write that was sent after the instant `after` was acknowledged."""
+        return self.newest is not None and self.newest.invoked_at > after
 
     def _reconnect(self, stop: threading.Event, deadline: Nanos) -> bool:
         give_up = Nanos(min(deadline, clock.after(clock.now(), RECONNECT_SECONDS_MAX * 1_000)))
@@ -123,6 +130,8 @@ class Writer:
             server_id=peer.server_id, epoch=peer.epoch, changes=statement.changes, error=error,
         )  # fmt: skip
         self.history.append(write)
+        if write.acknowledged:
+            self.newest = write
         self._journal.append(write)
 
     def _disconnect(self) -> None:

@@ -1,0 +1,194 @@
+"""A running lab as the demo and the benches handle it: its endpoints, its controllers, and waiting for what they say.
+
+Nothing here judges. Every wait has a deadline, and says at the deadline what was still missing.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos import lab_file
+from chaos.lab import control
+from chaos.lab_file import LabFile
+from chaos.traffic import Traffic
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.errors import DeadlinePassed, OscarHaError, Unreachable
+from cluster.http import Client
+
+GET_DEADLINE_MS = 2_000.0
+CHANGE_DEADLINE_MS = 60_000.0
+POLL_S = 0.05
+SLOW_POLL_S = 0.25
+AHEAD_SETTLED_MS = 5_000.0
+"""A node that is fenced as ahead for this long stays so until a person decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """What became of an old primary that came back."""
+
+    rejoined: bool
+    why: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was done to which node, and between which two instants it was done."""
+
+    node: str
+    epoch: int
+    start: Nanos
+    end: Nanos
+
+
+class RemoteLab:
+    """One lab, by its folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def file(self) -> LabFile:
+        """Return the endpoints as they are now; pids change with every start."""
+        return lab_file.load(self.directory)
+
+    # -- what the controllers say ------------------------------------------------------------------------------------
+
+    def cluster(self) -> dict[str, Any]:
+        """Return `GET /v1/cluster`. Raises Unreachable when no controller answers."""
+        return dict(self._ask("GET", "/v1/cluster", {}, GET_DEADLINE_MS))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return finished plans, newest first. Raises Unreachable when no controller answers."""
+        return list(self._ask("GET", "/v1/history", {}, GET_DEADLINE_MS))
+
+    def switchover(self, to: str) -> dict[str, Any]:
+        """Change the primary as planned work, and return the record of it."""
+        return dict(self._ask("POST", "/v1/switchover", {"to": to}, CHANGE_DEADLINE_MS))
+
+    def primary(self) -> tuple[str, int]:
+        """Return the name of the primary and its epoch. Raises Unreachable when none has been named."""
+        epoch = self.cluster().get("epoch")
+        if not epoch:
+            raise Unreachable("no primary has been named")
+        return str(epoch["primary"]), int(epoch["epoch"])
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    def crash_primary(self) -> Fault:
+        """Kill -9 the database server of the primary."""
+        return self._fault(control.kill, lambda node: node)
+
+    def freeze_primary_host(self) -> Fault:
+        """Stop the primary's database server and its watchdog where they stand."""
+        return self._fault(control.freeze, lambda node: f"host:{node}")
+
+    def thaw_host(self, node: str) -> None:
+        """Let a frozen host go on."""
+        control.thaw(self.directory, f"host:{node}")
+
+    def start(self, node: str) -> None:
+        """Start a database server that has ended."""
+        control.start(self.directory, node)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait_ready(self, *, deadline_ms: float) -> None:
+        """Wait until a failover would work. Raises DeadlinePassed with the reasons why not."""
+
+        def missing() -> str:
+            state = self.cluster()
+            return "" if state.get("ready") else ", ".join(map(str, state.get("reasons", []))) or "not ready"
+
+        wait_until(missing, deadline_ms=deadline_ms, what="a failover would not work", pause_s=SLOW_POLL_S)
+
+    def wait_plan(self, after_epoch: int, *, deadline_ms: float) -> dict[str, Any]:
+        """Return the record of the plan that opened the first epoch after `after_epoch`, once it is finished."""
+        found: list[dict[str, Any]] = []
+
+        def missing() -> str:
+            found[:] = [record for record in self.history() if int(record["epoch"]) > after_epoch]
+            return "" if found else f"no plan after epoch {after_epoch} has finished"
+
+        wait_until(missing, deadline_ms=deadline_ms, what="no new primary", pause_s=SLOW_POLL_S)
+        return found[-1]
+
+    def wait_rejoin(self, node: str, *, deadline_ms: float) -> Rejoin:
+        """Wait until `node` is a standby that replicates; one that stays fenced as ahead is not waited for."""
+        started = clock.now()
+        deadline, ahead_since, why, pause = clock.after(started, deadline_ms), None, "no report", threading.Event()
+        while clock.now() < deadline:
+            report = self._report(node)
+            role, why = str(report.get("role")), f"{report.get('role')}: {report.get('why', '')}"
+            if role == "standby" and report.get("replicating"):
+                return Rejoin(True, why, clock.ms_between(started, clock.now()))
+            is_ahead = role == "fenced" and "ahead" in why
+            ahead_since = (ahead_since or clock.now()) if is_ahead else None
+            if ahead_since is not None and clock.ms_between(ahead_since, clock.now()) > AHEAD_SETTLED_MS:
+                break
+            pause.wait(SLOW_POLL_S)
+        return Rejoin(False, why, clock.ms_between(started, clock.now()))
+
+    # -- below -------------------------------------------------------------------------------------------------------
+
+    def _report(self, node: str) -> Mapping[str, Any]:
+        try:
+            nodes = self.cluster().get("nodes", [])
+        except Unreachable as error:
+            return {"why": error.message}
+        return next((one for one in nodes if one.get("node") == node), {})
+
+    def _fault(self, act: Callable[[Path, str], object], what: Callable[[str], str]) -> Fault:
+        node, epoch = self.primary()
+        start = clock.now()
+        act(self.directory, what(node))
+        return Fault(node=node, epoch=epoch, start=start, end=clock.now())
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any], deadline_ms: float) -> Any:
+        """Ask one controller after the other until one answers; a refusal is an answer."""
+        lab = self.file
+
+        async def ask() -> Any:
+            failures: list[str] = []
+            async with Client(lab.token) as client:
+                for controller in lab.controllers:
+                    try:
+                        if method == "GET":
+                            return await client.get(f"{controller.url}{path}", deadline_ms=deadline_ms)
+                        return await client.post(f"{controller.url}{path}", body, deadline_ms=deadline_ms)
+                    except Unreachable as error:
+                        failures.append(error.message)
+            raise Unreachable(f"no controller answers: {'; '.join(failures)}")
+
+        return asyncio.run(ask())
+
+
+def wait_until(missing: Callable[[], str], *, deadline_ms: float, what: str, pause_s: float = POLL_S) -> None:
+    """Poll until `missing` returns nothing; an error that may pass is something missing. Raises DeadlinePassed."""
+    deadline, pause = clock.after(clock.now(), deadline_ms), threading.Event()
+    while True:
+        try:
+            reason = missing()
+        except OscarHaError as error:
+            if not error.retryable:
+                raise
+            reason = error.message
+        if not reason:
+            return
+        if clock.now() >= deadline:
+            raise DeadlinePassed(f"{what}: {reason} (waited {deadline_ms / 1_000:.0f} s)")
+        pause.wait(pause_s)
+
+
+def wait_writing(traffic: Traffic, *, after: Nanos, deadline_ms: float) -> None:
+    """Wait until every clinic had a write acknowledged that it sent after the instant `after`. Raises DeadlinePassed."""
+
+    def missing() -> str:
+        return ", ".join(writer.clinic.name for writer in traffic.writers if not writer.has_written(after))
+
+    wait_until(missing, deadline_ms=deadline_ms, what="clinics that do not write again")
