@@ -27,6 +27,8 @@ PACKAGES: Mapping[str, str] = {
 }
 """Which Debian package brings which program."""
 JAR_PACKAGES: Mapping[Path, str] = dict(zip(ZOOKEEPER_JARS, ("libzookeeper-java", "libslf4j-java"), strict=True))
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+"""Debian keeps servers here, and a plain user's PATH does not name it."""
 PORT_LOWEST, PORT_HIGHEST = 20_000, 31_999
 """Below 32768, where the kernel's range for outgoing connections begins."""
 PORT_ATTEMPTS_MAX = 2_000
@@ -34,7 +36,7 @@ PORT_ATTEMPTS_MAX = 2_000
 
 def programs(search: str | None = None) -> Programs:
     """Return where the programs are. Raises BadInput naming every missing package at once."""
-    path = ":".join([search if search is not None else os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    path = ":".join([search if search is not None else os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
     found = {name: shutil.which(name, path=path) for name in PACKAGES}
     ours = Path(sysconfig.get_path("scripts")) / "oscar-ha"
     missing = {PACKAGES[name] for name, place in found.items() if place is None}
