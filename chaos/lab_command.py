@@ -152,10 +152,15 @@ def start(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: 
 def down(
     directory: Path = DirectoryOption,
     keep: bool = typer.Option(False, "--keep", help="End the processes but keep the files."),
+    as_json: bool = JsonOption,
 ) -> None:
     """End every process of the lab and remove its files; works after any crash."""
     place = _absolute(directory)
     found = remove.down(place, keep=keep)
+    left = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
+    if as_json:
+        typer.echo(json.dumps({"ended": list(found.started) if found else [], "left": left}))
+        return
     console = Console(highlight=False)
     if found is None:
         console.print(f"no lab in {escape(str(place))}: nothing to do", soft_wrap=True)

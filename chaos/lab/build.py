@@ -9,8 +9,9 @@ import pwd
 import secrets
 import signal
 import subprocess
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from cluster.settings import Settings
 SECRET_BYTES = 24
 SECRETS = ("admin", "replication", "verify", "token", "oscar")
 HAPROXY_CHECK_DEADLINE_SECONDS = 10
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(request: Request, report: Reporter, *, keep: bool = False) -> Ledger:
@@ -201,7 +203,7 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _public(layout: Layout, settings: Settings, lab: Ledger, secret: Any) -> dict[str, Any]:
+def _public(layout: Layout, settings: Settings, lab: Ledger, secret: Callable[[str], str]) -> dict[str, Any]:
     """Return the part of lab.json that others rely on (keep it stable)."""
     return {
         "clinics": [
@@ -228,12 +230,25 @@ def _public(layout: Layout, settings: Settings, lab: Ledger, secret: Any) -> dic
 
 
 @contextmanager
-def _undone(undo: Any) -> Iterator[None]:
+def _undone(undo: Callable[[], None]) -> Iterator[None]:
     """Undo on any way out but success: an error, Ctrl-C, SIGTERM. A second Ctrl-C does not stop the undoing."""
     try:
         yield
     except BaseException:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        undo()
+        with _undisturbed():
+            undo()
         raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore what a person or a supervisor sends; only the main thread may say so, and only it is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

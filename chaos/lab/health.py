@@ -14,6 +14,7 @@ from cluster.settings import Settings
 PART_DEADLINE_MS = 40_000
 HEALTHY_DEADLINE_MS = 60_000
 CLINIC_DEADLINE_MS = 20_000
+KEEP_HINT = "try again with --keep, and look into the folder log"
 
 
 class Reporter(Protocol):
@@ -40,9 +41,7 @@ def await_parts(wanted: Sequence[Part], settings: Settings, lab: Ledger, layout:
             del waiting[name]
         return ""
 
-    process.wait_until(
-        missing, deadline_ms=PART_DEADLINE_MS, what="a part does not serve", hint=f"see {layout.log('NAME')}"
-    )
+    process.wait_until(missing, deadline_ms=PART_DEADLINE_MS, what="a part does not serve", hint=KEEP_HINT)
 
 
 def await_healthy(settings: Settings, lab: Ledger, layout: Layout, report: Reporter) -> None:
@@ -58,7 +57,7 @@ def await_healthy(settings: Settings, lab: Ledger, layout: Layout, report: Repor
 
     process.wait_until(
         missing, deadline_ms=HEALTHY_DEADLINE_MS, what="the cluster does not get healthy",
-        hint="try again with --keep and look into the logs",
+        hint=KEEP_HINT,
     )  # fmt: skip
     state, _ = probe.cluster(settings)
     epoch = (state or {}).get("epoch") or {}
@@ -87,4 +86,4 @@ def fail_if_ended(started: Iterable[Started], parts: Sequence[Part], layout: Lay
         said = process.last_error(layout.log(one.name), one.log_offset) or "it said nothing"
         if kinds.get(one.name) is Kind.DATABASE:
             raise BadInput(f"{one.name} does not start: {said}", hint="mend the --mysqld-option that it names")
-        raise OscarHaError(f"{one.name} ended: {said}", hint="try again with --keep and look into the logs")
+        raise OscarHaError(f"{one.name} ended: {said}", hint=KEEP_HINT)

@@ -42,8 +42,8 @@ LAB_OPTIONS: Mapping[str, str | None] = {
     "innodb_strict_mode": "OFF",
     "lower_case_table_names": "0",
     "default_storage_engine": "InnoDB",
-    "character_set_server": "utf8",
-    "collation_server": "utf8_general_ci",
+    "character_set_server": "utf8mb3",  # what OSCAR calls utf8; that name means another set under another old_mode
+    "collation_server": "utf8mb3_general_ci",
     "local_infile": "ON",
 }
 """Lab-sized, and as a clinic runs its OSCAR. A person's --mysqld-option comes after these."""

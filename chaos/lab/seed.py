@@ -51,7 +51,7 @@ def oscar_statements(password: str) -> tuple[str, ...]:
     return (
         "DELETE FROM mysql.global_priv WHERE User = ''",
         "FLUSH PRIVILEGES",
-        f"CREATE DATABASE {DATABASE} DEFAULT CHARACTER SET utf8 DEFAULT COLLATE utf8_general_ci",
+        f"CREATE DATABASE {DATABASE} DEFAULT CHARACTER SET utf8mb3 DEFAULT COLLATE utf8mb3_general_ci",
         f"CREATE USER '{OSCAR_USER}'@'%' IDENTIFIED BY '{password}'",
         f"GRANT ALL PRIVILEGES ON `{DATABASE}`.* TO '{OSCAR_USER}'@'%'",
         # A clinic may read in which epoch its connection was made: the checks of its traffic rely on it.
