@@ -6,7 +6,7 @@ only when it still is after everything else was compared.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, TypeAlias
@@ -45,8 +45,13 @@ LOST, LOST_MYISAM, TWICE = "no acknowledged write lost", "none lost in MyISAM ta
 ONE_WRITER, EQUAL = "one writer in each epoch", "all databases equal"
 
 
-def judge(history: Sequence[Write], lab: LabFile, *, deadline_ms: float) -> dict[str, Finding]:
-    """Return the verdict on every promise, once the clinics have stopped writing."""
+def judge(
+    history: Sequence[Write], lab: LabFile, *, deadline_ms: float, left_out: Collection[str] = ()
+) -> dict[str, Finding]:
+    """Return the verdict on every promise, once the clinics have stopped writing.
+
+    `left_out` names nodes that are known not to be part of the cluster: fenced, because they are ahead of it.
+    """
     verdicts = {ONE_WRITER: one_writer_per_epoch(history)}
     try:
         found = found_through(lab.clinics[0])
@@ -55,7 +60,9 @@ def judge(history: Sequence[Write], lab: LabFile, *, deadline_ms: float) -> dict
         verdicts[TWICE] = nothing_applied_twice(history, found)
     except Unreachable as error:
         verdicts[LOST] = Finding(verdict=Verdict.BROKEN, why=error.message)
-    verdicts[EQUAL] = databases_equal(lab.nodes, deadline_ms=deadline_ms)
+    verdicts[EQUAL] = databases_equal(
+        [node for node in lab.nodes if node.name not in left_out], deadline_ms=deadline_ms
+    )
     return verdicts
 
 

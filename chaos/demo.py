@@ -4,15 +4,12 @@ Everything shown is real and measured; the summary claims only what the checks f
 taken down. Run it with `script/demo`.
 """
 
-import fcntl
 import json
-import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +25,13 @@ from chaos.history import Finding, Outcome, Verdict, Write, all_kept, lost, outa
 from chaos.lab import build, remove
 from chaos.lab.layout import Request
 from chaos.lab_remote import Fault, Rejoin, RemoteLab, wait_writing
+from chaos.run_folder import alone, keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.command import complain
-from cluster.errors import BadInput, OscarHaError
+from cluster.errors import OscarHaError
 
 BUILD = Path("build")
 CLINICS = 2
@@ -46,7 +44,6 @@ PLAN_DEADLINE_MS = 45_000.0
 WRITE_DEADLINE_MS = 30_000.0
 REJOIN_DEADLINE_MS = 60_000.0
 CHECK_DEADLINE_MS = 30_000.0
-LOG_BYTES_MAX = 5_000_000
 WRITES_AGAIN, FAILED_OVER, SWITCHED = (
     "every clinic writes again",
     "a standby took over",
@@ -260,7 +257,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(highlight=False)
     try:
-        with _alone(BUILD / "demo.lock"):
+        with alone(BUILD, "demo"):
             return _tell(console)
     except OscarHaError as error:
         complain(error)
@@ -290,7 +287,7 @@ def _tell(console: Console) -> int:
             demo.collect()
             journal.close()
             if code != 0:
-                _keep_logs(directory, BUILD / "demo-logs")
+                keep_logs(directory, BUILD / "demo-logs")
             stage.say("[dim]taking the lab down …[/]")
             remove.down(directory, keep=False)
     demo.facts.seconds = clock.ms_between(started, clock.now()) / 1_000
@@ -344,31 +341,6 @@ class _Reporter:
 
     def done(self, what: str, detail: str = "") -> None:
         self._stage.say(f"[green]✓[/] {escape(what)} [dim]{escape(detail)}[/]")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the demo's lock. Raises BadInput when another demo runs in this folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput("a demo runs here already", hint="wait until it has ended") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _keep_logs(directory: Path, kept: Path) -> None:
-    """Copy the ends of the lab's logs to where `lab down` does not remove them."""
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for log in sorted((directory / "log").glob("*.log")):
-        with log.open("rb") as source:
-            source.seek(max(0, log.stat().st_size - LOG_BYTES_MAX))
-            (kept / log.name).write_bytes(source.read())
 
 
 def _ignore_signals() -> None:

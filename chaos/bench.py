@@ -1,0 +1,179 @@
+"""`script/bench NAME`: measures, says what was measured against which goal, and writes it as JSON.
+
+The exit code is 0 only if everything ran and the safety goals hold; `--strict` makes the goals of speed count too.
+"""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chaos import bench_failover, bench_figures
+from chaos.bench_figures import Goal
+from chaos.run_folder import alone
+from cluster import clock
+from cluster.command import complain
+from cluster.errors import BadInput, OscarHaError
+
+FOLDER = Path("build/bench")
+RUNS, RUNS_MAX = 10, 200
+COMMAND_DEADLINE_SECONDS = 10
+INTERRUPTED_EXIT_CODE = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a bench hands over: measurements by figure with their units, its goals, its records, its problems."""
+
+    values: Mapping[str, list[float]]
+    units: Mapping[str, str]
+    goals: tuple[Goal, ...]
+    records: list[dict[str, Any]]
+    problems: list[str]
+
+
+Bench = Callable[[int, int, Callable[[str], None]], Result]
+
+
+def failover(runs: int, seed: int, say: Callable[[str], None]) -> Result:
+    """Measure outages and the gap of a switchover."""
+    folder = (FOLDER / "failover").absolute()
+    with alone(folder, "bench"), bench_failover.FailoverBench(folder, say, seed) as bench:
+        measured = bench.run(runs)
+    return Result(measured.values, bench_failover.UNITS, bench_failover.GOALS, measured.records(), measured.problems)
+
+
+BENCHES: Mapping[str, Bench] = {"failover": failover}
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}.")],
+    runs: Annotated[int, typer.Option(help=f"How often, 1 to {RUNS_MAX}.")] = RUNS,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the moments of the faults.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Goals of speed count for the exit code too.")] = False,
+) -> None:
+    """Measure one thing and compare it with its goals."""
+    if name not in BENCHES:
+        raise BadInput(f"there is no bench {name!r}", hint=f"one of: {', '.join(BENCHES)}")
+    if not 1 <= runs <= RUNS_MAX:
+        raise BadInput(f"--runs {runs}", hint=f"choose from 1 to {RUNS_MAX}")
+    console = Console(highlight=False)
+    started = clock.now()
+    result = BENCHES[name](runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
+    told = document(name, runs, result, clock.ms_between(started, clock.now()) / 1_000)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    console.print(figure_table(told))
+    for problem in result.problems:
+        console.print(f"[bold red]problem:[/] {escape(problem)}", soft_wrap=True)
+    if not passed(told, result, strict=strict):
+        raise typer.Exit(1)
+
+
+def document(name: str, runs: int, result: Result, seconds: float) -> dict[str, Any]:
+    """Return the bench file."""
+    figures = {figure: bench_figures.figure(values, result.units[figure]) for figure, values in result.values.items()}
+    return {
+        "name": name,
+        "commit": commit(),
+        "machine": machine(),
+        "runs": runs,
+        "figures": figures,
+        "goals": bench_figures.judge(result.goals, figures),
+        "problems": result.problems,
+        "seconds": round(seconds, 1),
+        "records": result.records,
+    }
+
+
+def passed(told: Mapping[str, Any], result: Result, *, strict: bool) -> bool:
+    """Return whether everything ran and the goals that count were met."""
+    count = [goal for goal in result.goals if strict or goal.safety]
+    return not result.problems and all(told["goals"][goal.name]["met"] for goal in count)
+
+
+def figure_table(told: Mapping[str, Any]) -> Table:
+    """Return the figures and their goals for a person."""
+    table = Table(box=SIMPLE_HEAD, title=f"bench {told['name']}, {told['runs']} runs", title_justify="left")
+    for heading in ("figure", "median", "min", "max", "p99", "n", "unit", "goals"):
+        table.add_column(heading, justify="left" if heading in ("figure", "unit", "goals") else "right")
+    for name, figure in told["figures"].items():
+        numbers = ["-" if figure[key] is None else f"{figure[key]:g}" for key in ("median", "min", "max", "p99", "n")]
+        goals = [_goal(goal, bounds) for goal, bounds in told["goals"].items() if goal in (name, f"{name}_max")]
+        table.add_row(name, *numbers, figure["unit"], ", ".join(goals))
+    return table
+
+
+def commit() -> str:
+    """Return the commit that is measured, marked when files differ from it; empty outside a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=COMMAND_DEADLINE_SECONDS, check=False,
+        )  # fmt: skip
+    except OSError:
+        return ""
+    return found.stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _goal(name: str, bounds: Mapping[str, Any]) -> str:
+    what = "max " if name.endswith("_max") else ""
+    bound = f"≤ {bounds['at_most']:g}" if "at_most" in bounds else f"≥ {bounds['at_least']:g}"
+    return f"{what}{bound} {'[green]met[/]' if bounds['met'] else '[bold red]missed[/]'}"
+
+
+def main() -> int:
+    """Run a bench; Ctrl-C and SIGTERM take its lab down as well."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(bench)
+    try:
+        app(standalone_mode=True)
+    except OscarHaError as error:
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
