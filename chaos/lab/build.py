@@ -39,6 +39,7 @@ def up(request: Request, report: Reporter, *, keep: bool = False) -> Ledger:
     """Start a lab and return it when it is healthy. Whatever fails takes it down again; `keep` keeps its files."""
     layout = Layout(request.directory)
     check(request)
+    preflight.machine()
     programs = preflight.programs()
     preflight.writable_folder(request.directory)
     made = remove.make_folders(request.directory)
@@ -78,6 +79,7 @@ def _begin(request: Request, layout: Layout, made: tuple[str, ...], ports: dict[
         state=STARTING,
         clinics=request.clinics,
         zookeepers=request.zookeepers,
+        boot=identity.boot(),
         owner=owner or Identity(os.getpid(), 0),
         made=made,
         ports=ports,

@@ -19,6 +19,11 @@ PROC = Path("/proc")
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 
+BOOT_ID = PROC / "sys/kernel/random/boot_id"
+NEVER = -1
+"""A start time that no process has."""
+
+
 class Life(StrEnum):
     """What the kernel says of a process that we started."""
 
@@ -39,6 +44,11 @@ def parse_stat(text: str) -> tuple[str, int]:
     """Return state letter and start time of a `/proc/PID/stat`. The name in it may hold spaces and parentheses."""
     fields = text.rpartition(")")[2].split()
     return fields[0], int(fields[19])
+
+
+def boot() -> str:
+    """Return the name of this boot of the machine: start times are counted from it."""
+    return BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def identify(pid: int) -> Identity | None:

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chaos.lab.identity import Identity, Life, life
+from chaos.lab import identity
+from chaos.lab.identity import NEVER, Identity, Life
 from chaos.lab.layout import Layout
 from chaos.lab.names import Part, parts
 from cluster import records
@@ -42,7 +43,7 @@ class Started:
 
     @property
     def life(self) -> Life:
-        return life(self.identity)
+        return identity.life(self.identity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Ledger:
     state: str
     clinics: int
     zookeepers: int
+    boot: str
+    """Which boot of the machine the start times are counted from."""
     owner: Identity
     """The `lab up` that made it."""
     made: tuple[str, ...] = ()
@@ -90,6 +93,7 @@ def document(ledger: Ledger) -> dict[str, Any]:
         "id": ledger.lab_id,
         "state": ledger.state,
         "parts": {"clinics": ledger.clinics, "zookeepers": ledger.zookeepers},
+        "boot": ledger.boot,
         "owner": asdict(ledger.owner),
         "made": list(ledger.made),
         "ports": dict(ledger.ports),
@@ -117,9 +121,16 @@ def read(layout: Layout) -> Ledger | None:
     except (OSError, ValueError) as error:
         raise _damaged(layout, str(error)) from error
     try:
-        return parse(raw)
+        found = parse(raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(layout, repr(error)) from error
+    return found if found.boot == identity.boot() else after_reboot(found)
+
+
+def after_reboot(ledger: Ledger) -> Ledger:
+    """Return a ledger of an earlier boot: all its processes have ended, whatever the pids and times say now."""
+    ended = {name: replace(one, started=NEVER) for name, one in ledger.started.items()}
+    return replace(ledger, started=ended, owner=replace(ledger.owner, started=NEVER))
 
 
 def parse(raw: Mapping[str, Any]) -> Ledger:
@@ -132,6 +143,7 @@ def parse(raw: Mapping[str, Any]) -> Ledger:
         state=str(own["state"]),
         clinics=int(own["parts"]["clinics"]),
         zookeepers=int(own["parts"]["zookeepers"]),
+        boot=str(own["boot"]),
         owner=Identity(**own["owner"]),
         made=tuple(own["made"]),
         ports={str(name): int(port) for name, port in own["ports"].items()},

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from chaos.lab import identity
 from chaos.lab.layout import HOST, Request, port_names
 from chaos.lab.render import ZOOKEEPER_JARS, Programs
 from cluster.errors import BadInput, OscarHaError
@@ -82,6 +83,12 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def machine() -> None:
+    """Raise BadInput when this machine cannot say who a process is: in a bare chroot nothing could be ended safely."""
+    if not identity.BOOT_ID.exists():
+        raise BadInput(f"{identity.BOOT_ID} does not exist", hint="mount it: mount -t proc proc /proc")
 
 
 def writable_folder(directory: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chaos import lab_file
-from chaos.lab import ledger, process
+from chaos.lab import identity, ledger, process
 from chaos.lab.identity import Identity, Life
 from chaos.lab.layout import Layout, Request
 from chaos.lab.ledger import Busy, Ledger, Started
@@ -23,6 +23,7 @@ LAB = Ledger(
     state="up",
     clinics=1,
     zookeepers=1,
+    boot=identity.boot(),
     owner=Identity(1, 2),
     made=("/tmp/a", "/tmp/a/b"),
     ports={"prometheus": 9},
@@ -73,6 +74,18 @@ def test_a_file_that_is_not_a_labs_is_refused_with_the_mend(tmp_path: Path, text
 def test_a_process_that_is_gone_is_not_alive() -> None:
     assert ENDED.life is Life.ENDED
     assert LAB.alive == ()
+
+
+def test_after_a_reboot_nothing_of_the_lab_lives_whatever_has_its_pid_now(tmp_path: Path) -> None:
+    now = identity.identify(os.getpid())
+    assert now is not None
+    ourselves = replace(ENDED, pid=now.pid, started=now.started)
+    ledger.write(Layout(tmp_path), LAB.with_started(ourselves))
+    assert len(ledger.require(Layout(tmp_path)).alive) == 1
+
+    ledger.write(Layout(tmp_path), replace(LAB.with_started(ourselves), boot="another"))
+
+    assert ledger.require(Layout(tmp_path)).alive == ()
 
 
 def test_two_commands_cannot_hold_one_folder(tmp_path: Path) -> None:
