@@ -22,16 +22,16 @@ MS_PER_SECOND = 1000
 EXIT_INTERRUPTED = 130
 HELP = """The whole cluster as real processes on this machine: to watch, to break, to throw away.
 
-Three sites (clinic, toronto, montreal), each with a database, its watchdog, a replicator and a controller; ZooKeeper;
-one HAProxy per clinic; Prometheus. Everything listens on loopback and lies in one folder.
+Three sites (clinic, toronto, montreal), each with a database, its watchdog, a replicator and a controller; ZooKeeper,
+one HAProxy per clinic, Prometheus. Everything listens on loopback and lies in one folder.
 
-[bold]oscar-ha lab up[/]                    start it, about 15 s
-[bold]oscar-ha lab status[/]                who is the primary, would a failover work
-[bold]oscar-ha lab kill db-clinic[/]        the primary's database dies; watch: oscar-ha lab status
-[bold]oscar-ha lab start db-clinic[/]       it comes back, and follows
-[bold]oscar-ha lab freeze host:db-toronto[/]  a host that hangs; then: thaw host:db-toronto
-[bold]oscar-ha lab kill site:montreal[/]    a whole site is gone
-[bold]oscar-ha lab down[/]                  nothing is left behind
+[bold]lab up[/]                        start it, about 15 s
+[bold]lab status[/]                    who is the primary, would a failover work
+[bold]lab kill db-clinic[/]            the primary dies; look at the status again
+[bold]lab start db-clinic[/]           it comes back, and follows
+[bold]lab freeze host:db-toronto[/]    a host hangs; [bold]thaw[/] lets it go on
+[bold]lab kill site:montreal[/]        a whole site is gone
+[bold]lab down[/]                      nothing is left behind
 """
 WHAT_HELP = (
     "A process (db-clinic, watchdog-clinic, replicator-clinic, controller-clinic, zookeeper-1, haproxy-clinic-1, "
