@@ -50,6 +50,7 @@ WRITES_AGAIN, FAILED_OVER, SWITCHED = (
     "the way back was planned work",
 )
 INTERRUPTED_EXIT_CODE = 130
+PLAIN_WIDTH = 120
 
 
 @dataclass(slots=True)
@@ -255,7 +256,7 @@ def summary(facts: Facts) -> dict[str, Any]:
 def main() -> int:
     """Run the demo and return the exit code: 0 only if every claim was kept."""
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     try:
         with alone(BUILD, "demo"):
             return _tell(console)

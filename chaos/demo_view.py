@@ -7,6 +7,7 @@ then. What is drawn is computed by pure functions of the history.
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -29,7 +30,7 @@ BARS = "▁▂▃▄▅▆▇█"
 GAP = "·"
 TICKER_BUCKETS, TICKER_BUCKET_MS = 56, 250.0
 CLOSE_UP_BUCKETS, CLOSE_UP_BEFORE = 60, 12
-CLOSE_UP_MIN_BUCKET_MS = 50.0
+CLOSE_UP_MIN_BUCKET_MS = 75.0
 REFRESH_PER_SECOND = 6
 PLAIN_LINE_SECONDS = 3.0
 STATE_POLL_SECONDS = 0.5
@@ -138,7 +139,7 @@ def picture(shown: Shown, now: Nanos) -> RenderableType:
         )  # fmt: skip
     body = Group(clinics, Text(), databases_line(shown.state))
     return Padding(
-        Panel(body, title="[bold]now[/]", title_align="left", box=ROUNDED, style="dim", expand=False), (1, 2)
+        Panel(body, title="[bold]now[/]", title_align="left", box=ROUNDED, border_style="dim", expand=False), (1, 2)
     )
 
 
@@ -210,7 +211,7 @@ def close_up(writes: Sequence[Write], clinics: Iterable[str], fault: int, gap_ms
         counts = acknowledged_per_bucket(
             [write for write in writes if write.clinic == clinic], end, CLOSE_UP_BUCKETS, bucket_ms
         )
-        table.add_row(f"[bold]{escape(clinic)}[/]", sparkline(counts, max(counts) / bucket_ms * 1_000, bucket_ms))
+        table.add_row(f"[bold]{escape(clinic)}[/]", sparkline(counts, _usual(counts) / bucket_ms * 1_000, bucket_ms))
     table.add_row(
         "", f"[dim]{'':>{CLOSE_UP_BEFORE}}▲ the fault; one column is {bucket_ms:.0f} ms, red means no answer[/]"
     )
@@ -267,6 +268,10 @@ def _role_of(node: Mapping[str, Any]) -> str:
     if node.get("database") in ("down", "hung"):
         return str(node["database"])
     return str(node.get("role") or "unknown")
+
+
+def _usual(counts: Sequence[int]) -> float:
+    return median([count for count in counts if count] or [1])
 
 
 def _served_by(state: Mapping[str, Any], newest: Write | None) -> str:
