@@ -45,12 +45,18 @@ def application(wanted: str | None) -> typer.Typer:
     return app
 
 
-def _root(
-    show_version: bool = typer.Option(False, "--version", help="Show the version and end.", is_eager=True),
-) -> None:
-    if show_version:
+def _say_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"oscar-ha {version('oscar-ha')}")
         raise typer.Exit
+
+
+def _root(
+    show_version: bool = typer.Option(
+        False, "--version", help="Show the version and end.", callback=_say_version, is_eager=True
+    ),
+) -> None:
+    pass
 
 
 def main() -> None:
