@@ -149,7 +149,7 @@ class FailoverBench:
         lab = self._lab.file
         journal = Journal(self._folder / f"journal-{trial.run}-{trial.kind}.jsonl")
         deadline = clock.after(clock.now(), TRIAL_SECONDS_MAX * 1_000)
-        traffic = Traffic(lab.clinics, journal, seconds=TRIAL_SECONDS_MAX, seed=trial.run)
+        traffic = Traffic(lab.clinics, journal, seconds=TRIAL_SECONDS_MAX, seed=trial.run, nodes=lab.nodes)
         try:
             with traffic:
                 wait_writing(traffic, after=clock.now(), deadline_ms=WRITE_DEADLINE_MS)

@@ -109,7 +109,7 @@ class Demo:
         self._stage.chapter("Two clinics open for the day")
         lab = self._lab.file
         prepare(lab.clinics[0], deadline_ms=PREPARE_DEADLINE_MS)
-        traffic = Traffic(lab.clinics, self._journal, seconds=TRAFFIC_SECONDS_MAX)
+        traffic = Traffic(lab.clinics, self._journal, seconds=TRAFFIC_SECONDS_MAX, nodes=lab.nodes)
         names = " and ".join(clinic.name for clinic in lab.clinics)
         self._stage.say(f"{names} register patients, write notes, prescribe and bill, each through its own HAProxy.")
         self._stage.say("Every write carries a number of its own, and we remember which ones the database said OK to.")

@@ -141,15 +141,20 @@ def one_writer_per_epoch(history: Sequence[Write]) -> Finding:
 
 
 def late_acknowledgements(history: Iterable[Write]) -> tuple[Write, ...]:
-    """Return writes acknowledged in an epoch after a newer one had acknowledged its first."""
-    newest = 0
+    """Return writes acknowledged in an epoch after another server had acknowledged the first of a newer one.
+
+    The same server may go on: a switchover that was rolled back opens it again, and who kept a connection from before
+    still calls it by the older epoch.
+    """
+    newest, writer = 0, None
     late: list[Write] = []
     for write in in_order(history):
         if write.epoch is None:
             continue
-        if write.epoch < newest:
+        if write.epoch < newest and write.server_id != writer:
             late.append(write)
-        newest = max(newest, write.epoch)
+        elif write.epoch > newest:
+            newest, writer = write.epoch, write.server_id
     return tuple(late)
 
 

@@ -5,9 +5,9 @@ told is recorded: OK when the database said so, FAILED when it certainly refused
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import structlog
 from pymysql.connections import Connection
 
 from chaos.history import Found, Outcome, Write
-from chaos.lab_file import Clinic
+from chaos.lab_file import Clinic, Node
 from chaos.traffic_journal import Journal
 from chaos.traffic_script import CHANGEABLE, TABLES, Script, Statement
 from cluster import clock
@@ -33,6 +33,8 @@ RECONNECT_SECONDS_MAX = 180.0
 """A clinic that gets no connection for this long gives up; the run is then a failure, not an endless wait."""
 STOP_DEADLINE_MS = (CONNECT_TIMEOUT_S + 2 * READ_TIMEOUT_S) * 1_000.0
 PREPARE_PAUSE_S = 0.2
+EPOCH_QUESTIONS_MAX = 200
+"""How often the epoch of one connection is asked for. A new primary writes it down a moment after it opens."""
 
 # The server answered with one of these: it did nothing, and never will. Everything else may have been done.
 REFUSALS = frozenset({
@@ -53,7 +55,7 @@ AnyConnection: TypeAlias = "Connection[Any]"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who answers on this connection, read once when it was made."""
+    """Who answers on this connection. `epoch` is None while the database does not tell it."""
 
     server_id: int | None
     epoch: int | None
@@ -62,7 +64,9 @@ class Peer:
 class Writer:
     """One clinic. `run` blocks until told to stop or the deadline; everything else may be read from other threads."""
 
-    def __init__(self, clinic: Clinic, script: Script, journal: Journal, writes_per_second: float) -> None:
+    def __init__(
+        self, clinic: Clinic, script: Script, journal: Journal, writes_per_second: float, names: Mapping[int, str]
+    ) -> None:
         self.clinic = clinic
         self.history: list[Write] = []
         self.newest: Write | None = None
@@ -72,6 +76,10 @@ class Writer:
         self.gave_up = ""
         self._script = script
         self._journal = journal
+        self._names = names
+        self._unplaced: list[Write] = []
+        """Writes of this connection whose epoch is not known yet."""
+        self._questions = 0
         self.writes_per_second = writes_per_second
         self._period = Nanos(int(clock.NANOS_PER_SECOND / writes_per_second))
         self._connection: AnyConnection | None = None
@@ -94,7 +102,8 @@ class Writer:
         give_up = Nanos(min(deadline, clock.after(clock.now(), RECONNECT_SECONDS_MAX * 1_000)))
         while not stop.is_set():
             try:
-                self._connection, self.peer = connect(self.clinic)
+                self._connection, self.peer = connect(self.clinic, self._names)
+                self._questions = 1
                 return True
             except (pymysql.Error, OSError) as error:
                 self.refused_connections += 1
@@ -117,7 +126,7 @@ class Writer:
         except (pymysql.Error, OSError) as failure:
             outcome, error = outcome_of(failure), describe(failure)
         self._record(statement, invoked_at, acknowledged_at, outcome, error)
-        if outcome is Outcome.UNKNOWN or not self._connection.open:
+        if outcome is Outcome.UNKNOWN or self._connection is None or not self._connection.open:
             self._disconnect()
 
     def _record(
@@ -129,12 +138,35 @@ class Writer:
             table=statement.table, invoked_at=invoked_at, acknowledged_at=acknowledged_at, outcome=outcome,
             server_id=peer.server_id, epoch=peer.epoch, changes=statement.changes, error=error,
         )  # fmt: skip
-        self.history.append(write)
+        self._unplaced.append(write)
         if write.acknowledged:
             self.newest = write
-        self._journal.append(write)
+        if peer.epoch is None and write.acknowledged:
+            self._ask_for_epoch()
+        if self.peer != peer or peer.epoch is not None or self._questions >= EPOCH_QUESTIONS_MAX:
+            self._place()
+
+    def _ask_for_epoch(self) -> None:
+        """Ask again: the epoch is a fact of the whole connection, because a fence ends every connection."""
+        if self._connection is None or self._questions >= EPOCH_QUESTIONS_MAX:
+            return
+        self._questions += 1
+        try:
+            self.peer = ask_peer(self._connection, self._names)
+        except (pymysql.Error, OSError):
+            self._disconnect()
+
+    def _place(self) -> None:
+        """Hand over what was recorded, now that nothing more will be known of it."""
+        epoch = self.peer.epoch if self.peer else None
+        for write in self._unplaced:
+            placed = replace(write, epoch=epoch)
+            self.history.append(placed)
+            self._journal.append(placed)
+        self._unplaced.clear()
 
     def _disconnect(self) -> None:
+        self._place()
         if self._connection is not None:
             _close(self._connection)
         self._connection = None
@@ -151,11 +183,13 @@ class Traffic:
         seconds: float,
         writes_per_second: float = WRITES_PER_SECOND,
         seed: int = 1,
+        nodes: Sequence[Node] = (),
     ) -> None:
         _check(seconds, writes_per_second, clinics)
         run = f"{clock.now() // clock.NANOS_PER_MS:x}"
+        names = {node.port: node.name for node in nodes}
         self.writers = [
-            Writer(clinic, Script(clinic.name, run, seed), journal, writes_per_second) for clinic in clinics
+            Writer(clinic, Script(clinic.name, run, seed), journal, writes_per_second, names) for clinic in clinics
         ]
         self._seconds = seconds
         self._stop = threading.Event()
@@ -236,16 +270,34 @@ def schema() -> tuple[str, ...]:
     return tuple(part.strip() for part in "\n".join(lines).split(";") if part.strip())
 
 
-def connect(clinic: Clinic) -> tuple[AnyConnection, Peer]:
+def connect(clinic: Clinic, names: Mapping[int, str] | None = None) -> tuple[AnyConnection, Peer]:
     """Connect as OSCAR does, and ask who answers. Raises what PyMySQL raises; leaves no socket open then."""
     connection = open_connection(
         host=clinic.host, port=clinic.port, user=clinic.user, password=clinic.password, database=clinic.database
     )
     try:
-        return connection, Peer(_number(connection, "SELECT @@server_id"), _epoch(connection))
+        return connection, ask_peer(connection, names or {})
     except BaseException:
         _close(connection)
         raise
+
+
+def ask_peer(connection: AnyConnection, names: Mapping[int, str]) -> Peer:
+    """Ask a database who it is and in which epoch. Raises what PyMySQL raises.
+
+    The newest row of `oscar_ha.epoch` tells the epoch only if it names this very node: a server that was opened a
+    moment ago still has the row of the epoch before. `names` is port -> node; a port that is not in it is believed.
+    """
+    server_id, port = _execute(connection, "SELECT @@server_id, @@port", ())[0]
+    try:
+        rows = _execute(connection, "SELECT epoch, primary_node FROM oscar_ha.epoch ORDER BY epoch DESC LIMIT 1", ())
+    except pymysql.Error as error:
+        if error.args and error.args[0] in NO_SUCH_TABLE:
+            return Peer(int(server_id), None)
+        raise
+    if not rows or rows[0][1] != names.get(int(port), rows[0][1]):
+        return Peer(int(server_id), None)
+    return Peer(int(server_id), int(rows[0][0]))
 
 
 def open_connection(
@@ -309,16 +361,6 @@ def _send(connection: AnyConnection, statement: Statement) -> int:
         if rows != 1:
             raise _NotSent(f"{rows} rows instead of 1")
         return int(cursor.lastrowid or 0)
-
-
-def _epoch(connection: AnyConnection) -> int | None:
-    """Return the epoch that the database says it is in; None when it has no such table."""
-    try:
-        return _number(connection, "SELECT MAX(epoch) FROM oscar_ha.epoch")
-    except pymysql.Error as error:
-        if error.args and error.args[0] in NO_SUCH_TABLE:
-            return None
-        raise
 
 
 def _number(connection: AnyConnection, query: str, arguments: tuple[object, ...] = ()) -> int | None:

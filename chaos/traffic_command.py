@@ -23,11 +23,13 @@ def traffic(
     seed: Annotated[int, typer.Option(help="The same seed writes the same things.")] = 1,
 ) -> None:
     """Write as clinics do, each through its own address, and record what was acknowledged."""
-    clinics = lab_file.load(lab).clinics
+    found = lab_file.load(lab)
     journal_file = Journal(journal)
     try:
-        run = Traffic(clinics, journal_file, seconds=seconds, writes_per_second=rate, seed=seed)
-        prepare(clinics[0], deadline_ms=PREPARE_DEADLINE_MS)
+        run = Traffic(
+            found.clinics, journal_file, seconds=seconds, writes_per_second=rate, seed=seed, nodes=found.nodes
+        )
+        prepare(found.clinics[0], deadline_ms=PREPARE_DEADLINE_MS)
         with run:
             run.wait()
     finally:

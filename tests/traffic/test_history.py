@@ -83,6 +83,7 @@ WRITERS = {
     "two servers in one epoch": ([a_write(1), a_write(2, server_id=2)], BROKEN),
     "the old epoch after the new one": ([a_write(1), a_write(2, **NEW), a_write(3)], BROKEN),
     "the old epoch after the new one, at another clinic": ([a_write(2, **NEW), a_write(3, clinic="south")], BROKEN),
+    "the same server opened again in a new epoch": ([a_write(1), a_write(2, epoch=2), a_write(3)], KEPT),
     "an unanswered write of the old epoch is nothing": ([a_write(2, **NEW), unanswered(a_write(3))], KEPT),
     "no epoch known proves nothing": ([a_write(1, epoch=None)], NOTHING),
     "one epoch unknown proves nothing": ([a_write(1), a_write(2, epoch=None)], NOTHING),

@@ -34,8 +34,8 @@ def server(tmp_path: Path, mariadb_template: Path) -> Iterator[MariaDBServer]:
             f"GRANT ALL ON {DATABASE}.* TO {ACCOUNT}",
             f"GRANT SELECT ON *.* TO {ACCOUNT}",
             "CREATE DATABASE oscar_ha",
-            "CREATE TABLE oscar_ha.epoch (id INT PRIMARY KEY, epoch BIGINT)",
-            "INSERT INTO oscar_ha.epoch VALUES (1, 3)",
+            "CREATE TABLE oscar_ha.epoch (epoch BIGINT PRIMARY KEY, primary_node VARCHAR(63))",
+            "INSERT INTO oscar_ha.epoch VALUES (2, 'db-toronto'), (3, 'db-clinic')",
         )
         yield running
 
@@ -138,6 +138,22 @@ def test_the_epoch_is_unknown_where_no_database_tells_it(server: MariaDBServer) 
     connection.close()
 
     assert (peer.server_id, peer.epoch) == (7, None)
+
+
+def test_the_epoch_is_not_believed_before_the_database_says_that_it_is_its_own(
+    server: MariaDBServer, journal: Journal
+) -> None:
+    """A server that was opened a moment ago still has the row of the epoch before; it counts for the connection later."""
+    clinic, nodes = clinic_of(server), [node_of("db-montreal", server)]
+    traffic.prepare(clinic, deadline_ms=DEADLINE_MS)
+    with Traffic([clinic], journal, seconds=SECONDS_MAX, writes_per_second=200, nodes=nodes) as run:
+        wait_until(lambda: run.writers[0].newest is not None, "writing")
+        assert run.history == []
+        server.run("INSERT INTO oscar_ha.epoch VALUES (4, 'db-montreal')")
+        wait_until(lambda: len(acknowledged(run)) > 20, "placed")
+
+    assert history.writers_per_epoch(run.history) == {4: (7,)}
+    assert sorted(write.sequence for write in run.history) == list(range(1, len(run.history) + 1))
 
 
 def test_the_clock_ends_a_run_whose_server_never_answers(server: MariaDBServer, journal: Journal) -> None:
@@ -277,4 +293,4 @@ def beat(primary: MariaDBServer, stop: threading.Event) -> None:
         number = 3
         while not stop.wait(0.2):
             number += 1
-            cursor.execute("UPDATE oscar_ha.epoch SET epoch = %s", (number,))
+            cursor.execute("UPDATE oscar_ha.epoch SET epoch = %s ORDER BY epoch DESC LIMIT 1", (number,))
