@@ -50,12 +50,11 @@ class Doing(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSession:
-    """A session that is neither ours nor replication's."""
+    """A session that may write: not one of replication."""
 
     number: int
     user: str
     doing: Doing
-    in_statement: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +70,8 @@ class Session(Protocol):
     """One administrator's connection. Every method raises Unreachable when the server does not answer in time."""
 
     server_version: str
+    number: int
+    """What the server calls this session."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -111,8 +112,8 @@ class Session(Protocol):
         """Return whether a `close_writes` of another session is waiting: no new write can start."""
         ...
 
-    def client_sessions(self) -> tuple[ClientSession, ...]:
-        """Return every session that is neither ours nor replication's."""
+    def client_sessions(self, keep: frozenset[int]) -> tuple[ClientSession, ...]:
+        """Return every session but those numbered in `keep` and those of replication."""
         ...
 
     def kill(self, number: int) -> None:

@@ -134,6 +134,7 @@ class MariaDbSession:
         self._connection = connection
         self._settings = settings
         self._secrets = secrets
+        self.number = int(connection.thread_id())  # type: ignore[no-untyped-call]
         self.server_version = str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -211,19 +212,18 @@ class MariaDbSession:
         )
         return bool(count)
 
-    def client_sessions(self) -> tuple[ClientSession, ...]:
-        accounts = self._settings.accounts
+    def client_sessions(self, keep: frozenset[int]) -> tuple[ClientSession, ...]:
         rows = self._rows(
             "SELECT ID, USER, COMMAND, IFNULL(STATE, '') FROM information_schema.PROCESSLIST"
-            " WHERE USER NOT IN ('system user', 'event_scheduler', %s, %s)"
+            " WHERE USER NOT IN ('system user', 'event_scheduler', %s)"
             " AND COMMAND NOT IN ('Daemon', 'Binlog Dump') AND COMMAND NOT LIKE 'Slave%%'",
-            accounts.admin_user, accounts.replication_user,
-        )  # fmt: skip
+            self._settings.accounts.replication_user,
+        )
         return tuple(
-            ClientSession(number=int(number), user=str(user), doing=_doing(command, state),
-                          in_statement=command not in ("Sleep", "Killed"))
+            ClientSession(number=int(number), user=str(user), doing=_doing(command, state))
             for number, user, command, state in rows
-        )  # fmt: skip
+            if number not in keep and number != self.number
+        )
 
     def kill(self, number: int) -> None:
         try:
@@ -348,6 +348,7 @@ _REQUIRED: tuple[tuple[str, frozenset[str], str], ...] = (
     ("gtid_strict_mode", frozenset({"ON"}), "two histories could mix unseen"),
     ("sync_binlog", frozenset({"1"}), "a power cut could lose what a replicator has"),
     ("innodb_flush_log_at_trx_commit", frozenset({"1"}), "a power cut could lose what was committed"),
+    ("slave_run_triggers_for_rbr", frozenset({"NO"}), "a trigger would run twice on a standby"),
     ("rpl_semi_sync_master_wait_point", frozenset({"AFTER_SYNC"}), "others could read what is later lost"),
 )
 

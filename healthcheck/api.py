@@ -1,0 +1,115 @@
+"""The watchdog's HTTP: HAProxy's questions are answered from memory, commands carry their epoch and the token."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from cluster import http, records
+from cluster.errors import BadInput
+from cluster.settings import Milliseconds
+from healthcheck.judge import DEFAULT_MAX_LAG_MS, MS_PER_SECOND
+from healthcheck.watchdog import Watchdog
+
+Request = TypeVar("Request")
+Epoch = Annotated[int, Field(ge=1, le=2**53)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FenceRequest:
+    """`epoch` is the one that ends."""
+
+    epoch: Epoch
+    polite: bool = False
+    deadline_ms: Milliseconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRequest:
+    """Follow, promote and open."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainRequest:
+    """Wait until `position` is applied."""
+
+    epoch: Epoch
+    position: str
+    deadline_ms: Milliseconds | None = None
+
+
+def application(watchdog: Watchdog, token: str) -> web.Application:
+    """Return the application that answers for `watchdog`."""
+    app = http.application(token)
+
+    async def primary(_: web.Request) -> web.Response:
+        return _verdict(watchdog.why_not_primary())
+
+    async def standby(request: web.Request) -> web.Response:
+        return _verdict(watchdog.why_not_standby(_max_lag_ms(request)))
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response(asdict(watchdog.report()))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(watchdog.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def fence(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, FenceRequest)
+        return asdict(await watchdog.fence(body.epoch, polite=body.polite, deadline_ms=body.deadline_ms))
+
+    async def follow(request: web.Request) -> Mapping[str, Any]:
+        return {"role": await watchdog.follow((await _asked(request, EpochRequest)).epoch)}
+
+    async def drain(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, DrainRequest)
+        return {"applied": await watchdog.drain(body.epoch, body.position, deadline_ms=body.deadline_ms)}
+
+    async def promote(request: web.Request) -> Mapping[str, Any]:
+        return asdict(await watchdog.promote((await _asked(request, EpochRequest)).epoch))
+
+    async def open_(request: web.Request) -> Mapping[str, Any]:
+        return {"role": await watchdog.open((await _asked(request, EpochRequest)).epoch)}
+
+    for path, ask in {"/primary": primary, "/standby": standby, "/health": health, "/metrics": metrics}.items():
+        app.router.add_get(path, ask)
+    commands = {"fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_}
+    for verb, command in commands.items():
+        app.router.add_post(f"/v1/{verb}", _answered(command))
+    return app
+
+
+def _answered(command: Callable[[web.Request], Awaitable[Mapping[str, Any]]]) -> http.Handler:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response(await command(request))
+
+    return handler
+
+
+async def _asked(request: web.Request, kind: type[Request]) -> Request:
+    return records.decode(kind, await http.body_of(request), where=f"the body of {request.path}")
+
+
+def _verdict(why_not: str | None) -> web.Response:
+    return web.Response(text="yes\n") if why_not is None else web.Response(status=503, text=f"no: {why_not}\n")
+
+
+def _max_lag_ms(request: web.Request) -> float:
+    text = request.query.get("max_lag")
+    if text is None:
+        return DEFAULT_MAX_LAG_MS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise BadInput(f"max_lag is {text!r}", hint="give seconds, 0 or more")
+    return seconds * MS_PER_SECOND

@@ -1,0 +1,113 @@
+"""What the facts mean: the state of the database, the right to be primary, what HAProxy hears. Pure.
+
+Time is an argument. Unknown is a value: nothing here takes silence for health or for death.
+"""
+
+from dataclasses import dataclass
+
+from cluster.clock import Nanos, ms_between
+from cluster.records import Database, EpochRecord, Role
+from cluster.settings import Timing
+from healthcheck.memory import Memory
+
+MS_PER_SECOND = 1000
+DEFAULT_MAX_LAG_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What is known of the server process and its answers."""
+
+    looked: bool
+    """Whether the process was looked for at all since this watchdog began."""
+    alive: bool
+    newborn: bool
+    """This very process has never answered anybody: it is still starting."""
+    seen_since: Nanos
+    """When this process was first seen."""
+    answered: Nanos | None
+    """When it last answered a probe; None: never, to us."""
+
+
+def judge_database(sighting: Sighting, now: Nanos, timing: Timing) -> Database:
+    """Return the state of the database. A server that starts is DOWN: it serves nobody and is born fenced."""
+    if not sighting.looked:
+        return Database.UNKNOWN
+    if not sighting.alive or sighting.newborn:
+        return Database.DOWN
+    silent_since = sighting.answered if sighting.answered is not None else sighting.seen_since
+    if ms_between(silent_since, now) >= timing.probe_deadline_ms:
+        return Database.HUNG
+    return Database.UNKNOWN if sighting.answered is None else Database.UP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Everything that decides whether a node may accept writes."""
+
+    node: str
+    role: Role
+    database: Database
+    read_only: bool | None
+    lease_valid: bool
+    record: EpochRecord | None
+    memory: Memory
+
+
+def why_not_primary(standing: Standing) -> str | None:
+    """Return why `/primary` must say no, None when it may say yes."""
+    record = standing.record
+    if standing.role is not Role.PRIMARY:
+        return f"role is {standing.role.value}"
+    if not standing.lease_valid:
+        return "the lease ended"
+    if record is None or record.primary != standing.node or record.epoch != standing.memory.opened_epoch:
+        return "the epoch is not ours"
+    if record.epoch <= standing.memory.sealed_epoch:
+        return f"epoch {record.epoch} is sealed"
+    if standing.database is not Database.UP:
+        return f"the database is {standing.database.value}"
+    if standing.read_only is not False:
+        return "the database is read-only"
+    return None
+
+
+def why_not_open(node: str, generation: str, record: EpochRecord | None, memory: Memory) -> str | None:
+    """Return why this server may not be open now, None when the record names it and it was made ready for that."""
+    if record is None:
+        return "no epoch is known"
+    if record.primary != node:
+        return f"epoch {record.epoch} names {record.primary}"
+    if record.epoch <= memory.sealed_epoch:
+        return f"epoch {record.epoch} is sealed"
+    if memory.generation != generation or record.epoch not in (memory.opened_epoch, memory.promoted_epoch):
+        return f"this server process was not promoted for epoch {record.epoch}"
+    return None
+
+
+def must_fence(node: str, record: EpochRecord | None, memory: Memory) -> str | None:
+    """Return why a primary must close at once because of the epoch's record, None when it need not."""
+    if record is None:
+        return None  # a record that vanished names nobody else
+    if record.primary != node:
+        return f"epoch {record.epoch} names {record.primary}"
+    if record.epoch != memory.opened_epoch:
+        return f"epoch {record.epoch} began"
+    return None
+
+
+def why_not_standby(
+    role: Role, database: Database, replicating: bool | None, lag_ms: float | None, max_lag_ms: float
+) -> str | None:
+    """Return why `/standby` must say no, None when it may say yes. An unknown lag is a no."""
+    if role is not Role.STANDBY:
+        return f"role is {role.value}"
+    if database is not Database.UP:
+        return f"the database is {database.value}"
+    if not replicating:
+        return "replication does not run"
+    if lag_ms is None:
+        return "the lag is not known"
+    if lag_ms > max_lag_ms:
+        return f"{lag_ms / MS_PER_SECOND:.1f} s behind, more than {max_lag_ms / MS_PER_SECOND:.1f} s"
+    return None

@@ -1,0 +1,147 @@
+"""What is known of the server process and its database: looked at by the loop, asked in a thread, never decided upon."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.dialect import Probe, Replication, Session
+from cluster.errors import OscarHaError, Unreachable
+from cluster.records import Database
+from cluster.settings import Node, Timing
+from healthcheck import server
+from healthcheck.judge import Sighting, judge_database
+from healthcheck.server import Server
+from healthcheck.worker import Worker
+
+Connect = Callable[[float], Session]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowFacts:
+    """What is looked at less often."""
+
+    replication: Replication | None
+    lag_ms: float | None
+
+
+class Prober:
+    """Holds the server process and one probing session."""
+
+    def __init__(self, node: Node, timing: Timing, connect: Connect, died: Callable[[], None]) -> None:
+        self._node = node
+        self._timing = timing
+        self._connect = connect
+        self._died = died
+        self._worker = Worker("probe")
+        self._session: Session | None = None
+        self._answered: Nanos | None = None
+        self._looked = False
+        self._newborn = False
+        self._expected = 0
+        self.server: Server | None = None
+        self.probe: Probe | None = None
+        self.slow: SlowFacts | None = None
+        self.server_version: str | None = None
+        self.trouble: str | None = None
+        """Why the last look or probe failed, None after one that worked."""
+
+    @property
+    def generation(self) -> str:
+        """Return the identity of the server process, empty when there is none."""
+        return self.server.generation if self.server is not None else ""
+
+    @property
+    def session_numbers(self) -> frozenset[int]:
+        """Return the number of the probing session, which a fence need not end."""
+        session = self._session
+        return frozenset() if session is None else frozenset({session.number})
+
+    def database(self) -> Database:
+        """Return the state of the database now."""
+        sighting = Sighting(
+            looked=self._looked,
+            alive=self.server is not None,
+            newborn=self._newborn,
+            seen_since=self.server.seen if self.server is not None else clock.now(),
+            answered=self._answered,
+        )
+        return judge_database(sighting, clock.now(), self._timing)
+
+    def look(self) -> None:
+        """Find the server process if none is known. From then on its death is known at once."""
+        first, self._looked = not self._looked, True
+        if self.server is not None:
+            return
+        try:
+            found = server.find(self._node)
+        except OscarHaError as error:
+            self.trouble = str(error)
+            return
+        if found is not None:
+            self.server = found
+            # One that began before us may have answered others; only one that we saw begin is certainly fenced.
+            self._newborn = not first
+            asyncio.get_running_loop().add_reader(found.pidfd, self._on_death, found)
+
+    async def ask(self, *, slow: bool) -> bool:
+        """Ask the database. Returns whether it answered; an answer of a process that ended meanwhile does not count."""
+        asked, expected = self.server, self._expected
+        if asked is None:
+            return False
+        try:
+            probe, more = await self._worker.run(self._ask, slow)
+        except OscarHaError as error:
+            self.trouble = str(error)
+            return False
+        if self.server is not asked:
+            return False
+        self._answered, self._newborn, self.trouble = clock.now(), False, None
+        if self._expected != expected:
+            return False  # asked before something was changed: an answer of the past
+        self.probe = probe
+        self.slow = more or self.slow
+        return True
+
+    def expect(self, *, read_only: bool, position: str | None = None) -> None:
+        """Take over what a command has just brought about; answers asked for before it do not count."""
+        self._expected += 1
+        if self.probe is not None:
+            self.probe = Probe(read_only=read_only, position=self.probe.position if position is None else position)
+
+    def forget_slow(self) -> None:
+        """Replication was just changed: what was seen before says nothing of it."""
+        self._expected += 1
+        self.slow = None
+
+    def _ask(self, slow: bool) -> tuple[Probe, SlowFacts | None]:
+        """Runs in the thread."""
+        try:
+            if self._session is None:
+                self._session = self._connect(self._timing.probe_deadline_ms)
+                self.server_version = self._session.server_version
+            probe = self._session.probe()
+            more = SlowFacts(self._session.replication(), self._session.heartbeat_age_ms()) if slow else None
+        except Unreachable:
+            self._hang_up()
+            raise
+        return probe, more
+
+    def _hang_up(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _on_death(self, ended: Server) -> None:
+        asyncio.get_running_loop().remove_reader(ended.pidfd)
+        ended.close()
+        self.server = self._answered = self.probe = self.slow = None
+        self._died()
+
+    def close(self) -> None:
+        """Let go of everything; the process lives on."""
+        if self.server is not None:
+            asyncio.get_running_loop().remove_reader(self.server.pidfd)
+            self.server.close()
+            self.server = None

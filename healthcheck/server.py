@@ -1,0 +1,117 @@
+"""The server process beside us: found by its pid file, held by a pidfd, so that no other process is ever taken for it.
+
+A pid file left behind by a crash may name somebody else's process by now. So a process counts only if its name is a
+server's *and* it owns the socket that listens on the node's port.
+"""
+
+import os
+import re
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.errors import OscarHaError
+from cluster.settings import Node
+
+SERVER_NAMES = {"mariadbd", "mysqld"}
+LISTENING = "0A"
+MS_PER_SECOND = 1000
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+@dataclass(slots=True)
+class Server:
+    """One run of the server process."""
+
+    pid: int
+    pidfd: int
+    generation: str
+    seen: Nanos
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the process is gone."""
+        return bool(select.select([self.pidfd], [], [], 0)[0])
+
+    def kill(self, *, deadline_ms: float) -> bool:
+        """Send SIGKILL and wait; return whether the process is gone. The pidfd makes sure that it is this one."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        return bool(select.select([self.pidfd], [], [], deadline_ms / MS_PER_SECOND)[0])
+
+    def close(self) -> None:
+        """Let the pidfd go."""
+        os.close(self.pidfd)
+
+
+def find(node: Node) -> Server | None:
+    """Return the node's server process, None when none runs or it does not listen yet.
+
+    Raises OscarHaError when there is one that we may not watch or kill: then no fence would be certain.
+    """
+    pid = _pid_of(node.pid_file)
+    if pid is None:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        if _name(pid) in SERVER_NAMES and _listens(pid, node.port):
+            signal.pidfd_send_signal(pidfd, 0)
+            return Server(pid, pidfd, f"{pid}-{_start_ticks(pid)}-{_boot_id()}", clock.now())
+    except PermissionError as error:
+        os.close(pidfd)
+        raise OscarHaError(
+            f"process {pid} of {node.pid_file} may not be watched or ended by us",
+            hint="run the watchdog as root or as the user of the database server",
+        ) from error
+    except OSError:
+        pass  # it ended while we looked
+    os.close(pidfd)
+    return None
+
+
+def _pid_of(pid_file: Path) -> int | None:
+    try:
+        text = pid_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+
+
+def _start_ticks(pid: int) -> str:
+    # Field 22 of proc(5) stat; the name in field 2 may hold spaces, so count from its closing parenthesis.
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+
+
+def _listens(pid: int, port: int) -> bool:
+    listening = set(_listening_inodes(pid, port))
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            found = _SOCKET.fullmatch(os.readlink(entry.path))
+            if found and found[1] in listening:
+                return True
+    return False
+
+
+def _listening_inodes(pid: int, port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError), Path(f"/proc/{pid}/net/{table}").open(encoding="ascii") as lines:
+            for line in lines:
+                fields = line.split()
+                if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]

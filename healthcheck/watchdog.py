@@ -1,0 +1,612 @@
+"""The watchdog of one node: it alone opens and closes its database, and says to the others what it sees.
+
+Rules: the role changes only by the table in roles.py; what must survive us is written before the effect; the lease is
+looked at again after every call that could block; and whatever cannot be closed in time is killed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import structlog
+
+from cluster import clock
+from cluster.coordination import Coordination
+from cluster.dialect import Dialect, Promoted, Session
+from cluster.errors import Conflict, DeadlinePassed, Diverged, FencedOut, OscarHaError, Refused, Unreachable
+from cluster.lineage import History, judge_history
+from cluster.position import Position
+from cluster.records import Database, EpochRecord, NodeReport, Role
+from cluster.settings import Node, Secrets, Settings
+from healthcheck import fence as fencing
+from healthcheck import judge
+from healthcheck.heartbeat import Heartbeat
+from healthcheck.judge import Standing
+from healthcheck.memory import Memory, MemoryFile
+from healthcheck.metrics import Metrics
+from healthcheck.prober import Prober
+from healthcheck.roles import Signal, advance, allows
+from healthcheck.worker import Worker
+
+LEASE_LOOK_SECONDS = 0.1
+EPOCH_REREAD_SECONDS = 5.0
+ACCOUNTS_LOOK_MS = 5_000
+RESTART_REPLICATION_MS = 5_000
+KILL_DEADLINE_MS = 1_000.0
+MS_PER_SECOND = 1000
+CAUGHT_UP_LOOKS = 2
+Result = TypeVar("Result")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The proof of a fence: where the database stopped (None when nobody can ask it) and how it was reached."""
+
+    fenced: bool
+    position: str | None
+    how: str
+
+
+class _Every:
+    """Something done at most once in so many milliseconds."""
+
+    def __init__(self, interval_ms: float) -> None:
+        self._interval_ms = interval_ms
+        self._last: clock.Nanos | None = None
+
+    def due(self) -> bool:
+        """Return whether it is time; if so, the interval begins anew."""
+        now = clock.now()
+        if self._last is not None and clock.ms_between(self._last, now) < self._interval_ms:
+            return False
+        self._last = now
+        return True
+
+
+class Watchdog:
+    """One node's watchdog. Its methods are coroutines of one loop; `run` never returns by itself."""
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        secrets: Secrets,
+        dialect: Dialect,
+        coordination: Coordination,
+        file: MemoryFile,
+    ) -> None:
+        self.node = node
+        self.settings = settings
+        self.timing = settings.timing
+        self.coordination = coordination
+        self._secrets = secrets
+        self._dialect = dialect
+        self._file = file
+        self.memory: Memory = file.read()
+        self.role = Role.FENCED
+        self.why = "the watchdog has just started"
+        self.record: EpochRecord | None = None
+        self._seen_epoch = self.memory.sealed_epoch
+        self._met = ""
+        """The generation that was checked and is certainly closed, or open by right."""
+        self._closings = 0
+        self._acting = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._epoch_news = asyncio.Event()
+        self._published: object = None
+        self._slow_look = _Every(self.timing.renew_interval_ms)
+        self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
+        self._restart = _Every(RESTART_REPLICATION_MS)
+        self._caught_up_looks = 0
+        self._actor, self._fencer = Worker("act"), Worker("fence")
+        self._drainer, self._writer = Worker("drain"), Worker("memory")
+        self.prober = Prober(node, self.timing, self._connect, self._on_death)
+        self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
+        self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
+
+    # -- what others see ----------------------------------------------------------------------------------------------
+
+    def report(self) -> NodeReport:
+        """Return what we saw and what we do about it."""
+        probe, slow, database = self.prober.probe, self.prober.slow, self.prober.database()
+        return NodeReport(
+            node=self.node.name,
+            site=self.node.site,
+            server_id=self.node.server_id,
+            role=self.role,
+            database=database,
+            epoch=self._seen_epoch,
+            sealed_epoch=self.memory.sealed_epoch,
+            read_only=probe.read_only if probe and database is Database.UP else None,
+            position=probe.position if probe else None,
+            lag_ms=slow.lag_ms if slow else None,
+            lease_epoch=self.memory.opened_epoch if self.role is Role.PRIMARY else None,
+            resumable=self.resumable,
+            generation=self.prober.generation,
+            server_version=self.prober.server_version,
+            replicating=self._replicating(),
+            why=self._why(database),
+            url=self.node.watchdog_url,
+        )
+
+    @property
+    def resumable(self) -> bool:
+        """Return whether we closed only because the lease ended (or we died), and may open again by ourselves."""
+        return (
+            self.role is Role.FENCED
+            and self.memory.opened_epoch is not None
+            and self.memory.generation == self.prober.generation
+            and self.prober.server is not None
+        )
+
+    def why_not_primary(self) -> str | None:
+        """Answer HAProxy from memory."""
+        probe = self.prober.probe
+        return judge.why_not_primary(
+            Standing(
+                node=self.node.name,
+                role=self.role,
+                database=self.prober.database(),
+                read_only=probe.read_only if probe else None,
+                lease_valid=self.coordination.lease_valid(clock.now()),
+                record=self.record,
+                memory=self.memory,
+            )
+        )
+
+    def why_not_standby(self, max_lag_ms: float) -> str | None:
+        """Answer who asks for a standby to read from."""
+        slow = self.prober.slow
+        return judge.why_not_standby(
+            self.role, self.prober.database(), self._replicating(), slow.lag_ms if slow else None, max_lag_ms
+        )
+
+    def _replicating(self) -> bool | None:
+        slow = self.prober.slow
+        return None if slow is None else slow.replication is not None and slow.replication.running
+
+    def _why(self, database: Database) -> str:
+        if database is not Database.UP:
+            return f"the database is {database.value}: {self.prober.trouble or self.why}"
+        if self.role is Role.PRIMARY and self.heartbeat.waits:
+            return "commits wait for an acknowledgement"
+        if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
+            return "somebody made the primary read-only"
+        slow = self.prober.slow
+        if self.role in (Role.STANDBY, Role.JOINING) and slow and slow.replication and slow.replication.error:
+            return f"replication: {slow.replication.error}"
+        return self.why
+
+    def _lease_seconds(self) -> float:
+        until = self.coordination.lease_until
+        return clock.seconds_left(until) if until is not None and self.role is Role.PRIMARY else 0.0
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch until cancelled. Raises Conflict when another process took our name over."""
+        self.coordination.listen(lambda _: self._epoch_news.set())
+        async with asyncio.TaskGroup() as group:
+            for loop in (
+                self._probe_loop,
+                self._publish_loop,
+                self._lease_loop,
+                self._epoch_loop,
+                self._heartbeat_loop,
+            ):
+                group.create_task(loop())
+
+    async def _probe_loop(self) -> None:
+        while True:
+            started = clock.now()
+            await self._guarded("probe", self.tick)
+            self._tell_changes()
+            pause_ms = self.timing.probe_interval_ms - clock.ms_between(started, clock.now())
+            await asyncio.sleep(max(0.0, pause_ms) / MS_PER_SECOND)
+
+    async def _publish_loop(self) -> None:
+        """Publish changes at once, and often enough to keep the lease."""
+        while True:
+            self._news.clear()
+            report = self.report()
+            self._published = _essence(report)
+            try:
+                await self.coordination.publish(f"nodes/{self.node.name}", report)
+            except Unreachable as error:
+                self._published = None
+                log.info("publish.failed", error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.timing.renew_interval_ms / MS_PER_SECOND):
+                    await self._news.wait()
+
+    async def _lease_loop(self) -> None:
+        """Close when the lease ends, on our own clock: ZooKeeper and kazoo are not asked."""
+        while True:
+            if self.role is Role.PRIMARY and not self.coordination.lease_valid(clock.now()):
+                await self._guarded("lease", lambda: self._close("the lease ended"))
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
+
+    async def _epoch_loop(self) -> None:
+        """Follow the record of the epoch: by watch, after every reconnect, and now and then for certainty."""
+        while True:
+            self._epoch_news.clear()
+            await self._guarded("epoch", self._read_epoch)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EPOCH_REREAD_SECONDS):
+                    await self._epoch_news.wait()
+
+    async def _heartbeat_loop(self) -> None:
+        while True:
+            if self.role is Role.PRIMARY and self.memory.opened_epoch is not None and self.prober.server is not None:
+                self.heartbeat.beat(self.prober.generation, self.memory.opened_epoch)
+            await asyncio.sleep(self.timing.heartbeat_interval_ms / MS_PER_SECOND)
+
+    async def _guarded(self, what: str, call: Callable[[], Awaitable[object]]) -> None:
+        """Run one round of a loop; what failed is tried again by the next round."""
+        try:
+            await call()
+        except OscarHaError as error:
+            log.warning(f"{what}.failed", error=str(error))
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Look at the server process, ask the database, and put right what is not as it must be."""
+        self.prober.look()
+        if self.prober.server is None:
+            return
+        slow = self.prober.slow is None or self.role is Role.JOINING or self._slow_look.due()
+        started = clock.now()
+        if not await self.prober.ask(slow=slow):
+            return
+        self.metrics.probes.observe(clock.ms_between(started, clock.now()) / MS_PER_SECOND)
+        if self._met != self.prober.generation:
+            await self._meet()
+        elif self.role is not Role.PRIMARY:
+            await self._keep_closed()
+        if slow:
+            await self._watch_replication()
+
+    async def _meet(self) -> None:
+        """Decide what a server process is that we have not dealt with: ours by right, a standby, or to be closed."""
+        generation = self.prober.generation
+        problems = await self._actor.run(self._in_session, lambda session: session.requirements(self.node))
+        if problems:
+            await self._close("; ".join(problems))
+            self._signal(Signal.REJECT, "; ".join(problems))
+            self._met = generation
+            return
+        self._met = generation
+        if self.resumable and self.prober.probe and not self.prober.probe.read_only and await self._resume():
+            return
+        replication = self.prober.slow.replication if self.prober.slow else None
+        if replication is not None and self.prober.probe is not None and self.prober.probe.read_only:
+            await self._actor.run(self._in_session, fencing.close_accounts)
+            self._signal(Signal.FOLLOW, "follows as it did before the watchdog restarted")
+        else:
+            await self._close("the lease ended" if self.resumable else "born fenced: nobody has opened it")
+
+    async def _keep_closed(self) -> None:
+        probe = self.prober.probe
+        if probe is not None and not probe.read_only and not self._acting.locked():
+            await self._close("somebody made it writable without an epoch")
+        elif self.resumable:
+            await self._resume()
+        elif self._accounts_look.due():
+            locked = await self._actor.run(self._in_session, fencing.close_accounts)
+            if locked:
+                log.warning("accounts.locked", count=locked, why="they could write to a read-only server")
+
+    async def _resume(self) -> bool:
+        """Open again after the lease ended, if nothing else happened. Returns whether the database is open now."""
+        if not self.coordination.connected:
+            return False
+        await self._take_lease()
+        await self._read_epoch()
+        if self.role is Role.PRIMARY:
+            return True
+        plan = await self.coordination.get("plan")
+        if plan is not None or not self.resumable:
+            return False
+        if self.record is None or self.record.epoch != self.memory.opened_epoch:
+            return False
+        await self._open(self.record, "opened again: the lease is back and nothing else happened")
+        return True
+
+    async def _watch_replication(self) -> None:
+        """Note when a joining node has caught up, start again what stopped, note when the source was removed."""
+        slow = self.prober.slow
+        if slow is None or self.role not in (Role.JOINING, Role.STANDBY) or self._acting.locked():
+            return
+        if slow.replication is None:
+            self._signal(Signal.LOST_SOURCE, "replication has no source: somebody removed it")
+        elif not slow.replication.running:
+            self._caught_up_looks = 0
+            if self._restart.due():
+                source = self.settings.replicator(self.node.site)
+                await self._actor.run(self._in_session, lambda session: session.follow(source))
+        elif self.role is Role.JOINING and slow.replication.behind_seconds == 0:
+            self._caught_up_looks += 1
+            if self._caught_up_looks >= CAUGHT_UP_LOOKS:
+                self._signal(Signal.CAUGHT_UP, "follows the replicator of its site")
+
+    def _on_death(self) -> None:
+        self._met = ""
+        self._signal(Signal.NEW_SERVER, "the server process ended")
+        log.warning("server.died")
+
+    # -- the epoch ----------------------------------------------------------------------------------------------------
+
+    async def _read_epoch(self) -> None:
+        found = await self.coordination.read(EpochRecord, "epoch", self._epoch_news.set)
+        if found is None or (self.record is not None and found[0].epoch < self.record.epoch):
+            return  # a member that lags behind the quorum answers with the past
+        self.record = record = found[0]
+        self._seen_epoch = max(self._seen_epoch, record.epoch)
+        self._tell_changes()
+        why = judge.must_fence(self.node.name, record, self.memory)
+        if self.memory.opened_epoch is not None and why is not None:
+            await self._seal(record.epoch - 1)
+            if self.role is Role.PRIMARY:
+                await self._close(why)
+        made_ready = self.role is Role.FENCED and self.memory.promoted_epoch == record.epoch
+        if made_ready and judge.why_not_open(self.node.name, self.prober.generation, record, self.memory) is None:
+            # The controller may have died between naming us and telling us.
+            await self._open(record, f"primary of epoch {record.epoch}")
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    async def fence(self, epoch: int, *, polite: bool = False, deadline_ms: int | None = None) -> Fenced:
+        """Close the database for good as far as `epoch` and older go. Safe to repeat. Raises FencedOut."""
+        if self.record is not None and epoch < self.record.epoch:
+            raise FencedOut(f"epoch {epoch} is older than {self.record.epoch}")
+        self._seen_epoch = max(self._seen_epoch, epoch)
+        try:
+            if self.role is Role.PRIMARY:
+                self._signal(Signal.FENCE, f"fenced at the end of epoch {epoch}")
+            await self._seal(epoch)
+        except OscarHaError as error:
+            log.error("seal.not_durable", error=str(error))
+            return await self._kill("the seal could not be made durable")
+        limit_ms = min(deadline_ms or self.timing.fence_deadline_ms, self.timing.fence_deadline_ms)
+        return await self._close(f"fenced at the end of epoch {epoch}", polite=polite, limit_ms=limit_ms)
+
+    async def promote(self, epoch: int) -> Promoted:
+        """Make the database ready to be opened for `epoch`; it stays read-only. The same answer for the same epoch."""
+        self._require_current(epoch)
+        async with self._acting:
+            generation = self.prober.generation
+            if self.memory.generation == generation and self.memory.promoted_epoch == epoch and self.memory.promoted:
+                return self.memory.promoted
+            if self.role is Role.PRIMARY:
+                raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
+            self._require_up(Signal.PROMOTE)
+            closings = self._closings
+            promoted: Promoted = await self._actor.run(self._in_session, lambda session: session.promote())
+            if self.prober.generation != generation or closings != self._closings:
+                raise Refused("the server was fenced or restarted while it was promoted")
+            memory = self.memory.for_generation(generation)
+            await self._remember(replace(memory, opened_epoch=None, promoted_epoch=epoch, promoted=promoted))
+            self._signal(Signal.PROMOTE, f"promoted for epoch {epoch}, not open yet")
+        return promoted
+
+    async def open(self, epoch: int) -> Role:
+        """Open the database as the primary of `epoch`, if ZooKeeper says so now. Raises FencedOut."""
+        found = await self.coordination.read(EpochRecord, "epoch", self._epoch_news.set)
+        if found is None or found[0].epoch < epoch:
+            raise Conflict(f"epoch {epoch} is not recorded yet", hint="try again")
+        record = found[0]
+        if record.epoch != epoch or record.primary != self.node.name or epoch <= self.memory.sealed_epoch:
+            raise FencedOut(f"epoch {record.epoch} names {record.primary}, sealed is {self.memory.sealed_epoch}")
+        self.record, self._seen_epoch = record, max(self._seen_epoch, epoch)
+        await self._open(record, f"primary of epoch {epoch}")
+        return self.role
+
+    async def follow(self, epoch: int) -> Role:
+        """Replicate from the replicator of our site. Refuses what would mix two histories. Safe to repeat."""
+        if epoch < self._seen_epoch:
+            raise FencedOut(f"epoch {epoch} is older than {self._seen_epoch}")
+        if self.record is None or self.record.epoch < epoch:
+            await self._read_epoch()
+        async with self._acting:
+            if self.role is Role.PRIMARY or (self.resumable and self._names_us()):
+                raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
+            self._require_up(Signal.FOLLOW)
+            self._require_in_history()
+            await self._actor.run(self._in_session, self._follow)
+            if self.memory.promoted_epoch is not None or self.memory.opened_epoch is not None:
+                await self._remember(replace(self.memory, opened_epoch=None, promoted_epoch=None, promoted=None))
+            self.prober.forget_slow()
+            self._caught_up_looks = 0
+            self._restart.due()
+            self._signal(Signal.FOLLOW, f"follows the replicator of {self.node.site}")
+        return self.role
+
+    async def drain(self, epoch: int, position: str, *, deadline_ms: int | None = None) -> str:
+        """Wait until `position` is applied and return where the database is. Raises DeadlinePassed."""
+        if epoch < self.memory.sealed_epoch or (self.record is not None and epoch < self.record.epoch):
+            raise FencedOut(f"epoch {epoch} is older than {max(self._seen_epoch, self.memory.sealed_epoch)}")
+        wanted = Position.parse(position)
+        wait_ms = deadline_ms or self.timing.step_deadline_ms
+
+        def wait() -> str:
+            with self._connect(wait_ms + self.timing.call_deadline_ms) as session:
+                here = session.probe().position
+                if not Position.parse(here).covers(wanted):
+                    session.applied(position, wait_seconds=wait_ms / MS_PER_SECOND)
+                    here = session.probe().position
+                return here
+
+        here = await self._drainer.run(wait)
+        if not Position.parse(here).covers(wanted):
+            raise DeadlinePassed(f"{position} is not applied within {wait_ms} ms, only {here or 'nothing'}")
+        return here
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, record: EpochRecord, why: str) -> None:
+        async with self._acting:
+            if self.role is Role.PRIMARY and self.memory.opened_epoch == record.epoch:
+                return
+            generation, closings = self.prober.generation, self._closings
+            refusal = judge.why_not_open(self.node.name, generation, record, self.memory)
+            if refusal is not None:
+                raise Refused(refusal, hint="promote it first")
+            self._require_up(Signal.OPEN)
+            await self._remember(replace(self.memory, opened_epoch=record.epoch))
+            await self._take_lease()
+            await self._actor.run(self._in_session, self._open_writes)
+            undo = self._why_undo(record, generation, closings)
+            if undo is None:
+                self.prober.expect(read_only=False)
+                self._signal(Signal.OPEN, why)
+                self.heartbeat.beat(generation, record.epoch)
+        if undo is not None:
+            await self._close(undo)
+            raise Refused(f"not opened: {undo}")
+
+    def _why_undo(self, record: EpochRecord, generation: str, closings: int) -> str | None:
+        """Return why what was just opened must be closed again: the call may have taken long."""
+        if not self.coordination.lease_valid(clock.now()):
+            return "the lease ended while it was opened"
+        if closings != self._closings or record.epoch <= self.memory.sealed_epoch:
+            return "it was fenced while it was opened"
+        if self.prober.generation != generation:
+            return "the server restarted while it was opened"
+        return None
+
+    async def _take_lease(self) -> None:
+        """Make sure of a lease that lasts: half of one is left, or a new one is taken now."""
+        enough_ms = (self.timing.session_ttl_ms - self.timing.lease_margin_ms) / 2
+        if not self.coordination.lease_valid(clock.after(clock.now(), enough_ms)):
+            await self.coordination.publish(f"nodes/{self.node.name}", self.report())
+        if not self.coordination.lease_valid(clock.now()):
+            raise Unreachable("the lease was not granted")
+
+    def _open_writes(self, session: Session) -> None:
+        session.unlock_accounts()
+        if self.coordination.lease_valid(clock.now()):  # the call before may have blocked
+            session.open_writes(events=self.settings.event_scheduler)
+
+    def _follow(self, session: Session) -> None:
+        deadline = clock.after(clock.now(), self.timing.call_deadline_ms)
+        fencing.let_commits_go(session, deadline=deadline, keep=self.prober.session_numbers)
+        session.follow(self.settings.replicator(self.node.site))
+
+    # -- closing ------------------------------------------------------------------------------------------------------
+
+    async def _close(self, why: str, *, polite: bool = False, limit_ms: float | None = None) -> Fenced:
+        """Close the database or kill its process. From the first line on `/primary` says no."""
+        limit_ms = limit_ms or self.timing.fence_deadline_ms
+        deadline = clock.after(clock.now(), limit_ms)
+        was = self.role
+        self._closings += 1
+        self._signal(Signal.FENCE, why)
+        try:
+            async with asyncio.timeout(limit_ms / MS_PER_SECOND), self._acting:
+                if self.prober.database() is Database.DOWN:
+                    return self._fenced("process dead", None, was)
+                if self.prober.database() is Database.HUNG:
+                    return await self._kill("the database is hung")
+                patience = clock.after(clock.now(), limit_ms / 2 if polite else 0)
+                closed = await self._fencer.run(self._close_blocking, patience, deadline, was)
+                self.prober.expect(read_only=True, position=closed.position)
+                return self._fenced("read_only", closed.position, was)
+        except (TimeoutError, OscarHaError) as error:
+            log.warning("fence.not_by_itself", error=str(error) or "deadline")
+            return await self._kill(str(error) or "not closed in time")
+
+    def _close_blocking(self, patience: clock.Nanos, deadline: clock.Nanos, was: Role) -> fencing.Closed:
+        follower = was in (Role.STANDBY, Role.JOINING)
+        if follower:
+            with self._connect(clock.ms_between(clock.now(), deadline)) as session:
+                fencing.close_accounts(session)
+                probe = session.probe()
+                if probe.read_only:
+                    return fencing.Closed(probe.position)
+        return fencing.close(self._connect, patience=patience, deadline=deadline, keep=self.prober.session_numbers)
+
+    async def _kill(self, why: str) -> Fenced:
+        """Kill the server process: no process, no writes. Raises DeadlinePassed when it does not even die."""
+        server = self.prober.server
+        if server is None:
+            return self._fenced("process dead", None, self.role)
+        log.warning("server.killed", why=why, pid=server.pid)
+        ended = asyncio.get_running_loop().time() + KILL_DEADLINE_MS / MS_PER_SECOND
+        server.kill(deadline_ms=0)
+        while self.prober.server is server:
+            if asyncio.get_running_loop().time() > ended:
+                raise DeadlinePassed(f"process {server.pid} does not end on SIGKILL", hint="stop the host")
+            await asyncio.sleep(0.001)
+        return self._fenced("killed", None, self.role)
+
+    def _fenced(self, how: str, position: str | None, was: Role) -> Fenced:
+        self.metrics.fences.labels(how).inc()
+        log.info("fenced", how=how, position=position, was=was.value, why=self.why)
+        return Fenced(True, position, how)
+
+    # -- below --------------------------------------------------------------------------------------------------------
+
+    def _signal(self, signal: Signal, why: str) -> None:
+        role = advance(self.role, signal)
+        if role is not self.role:
+            log.info("role.changed", role=role.value, was=self.role.value, why=why)
+        if role is not self.role or role in (Role.FENCED, Role.FAILED):
+            self.why = why
+        self.role = role
+        self._tell_changes()
+
+    def _tell_changes(self) -> None:
+        if self._published != _essence(self.report()):
+            self._news.set()
+
+    async def _seal(self, epoch: int) -> None:
+        memory = self.memory.sealed(epoch)
+        if memory != self.memory:
+            await self._remember(memory)
+
+    async def _remember(self, memory: Memory) -> None:
+        self.memory = memory
+        await self._writer.run(self._file.write, memory)
+
+    def _connect(self, deadline_ms: float) -> Session:
+        return self._dialect.connect(self.node, self.settings, self._secrets, deadline_ms=deadline_ms)
+
+    def _in_session(self, call: Callable[[Session], Result]) -> Result:
+        with self._connect(self.timing.call_deadline_ms) as session:
+            return call(session)
+
+    def _names_us(self) -> bool:
+        return self.record is not None and self.record.primary == self.node.name
+
+    def _require_current(self, epoch: int) -> None:
+        """Refuse an epoch that is sealed, over, or somebody else's."""
+        if epoch <= self.memory.sealed_epoch:
+            raise FencedOut(f"epoch {epoch} is sealed, as are all up to {self.memory.sealed_epoch}")
+        record = self.record
+        if record is not None and (epoch < record.epoch or (epoch == record.epoch and not self._names_us())):
+            raise FencedOut(f"epoch {record.epoch} names {record.primary}")
+
+    def _require_up(self, signal: Signal) -> None:
+        database = self.prober.database()
+        if database is not Database.UP or self._met != self.prober.generation:
+            raise Unreachable(f"the database is {database.value}: {self.prober.trouble or self.why}")
+        if not allows(self.role, signal):
+            raise Refused(f"a node that is {self.role.value} cannot {signal.value}: {self.why}")
+
+    def _require_in_history(self) -> None:
+        probe, record = self.prober.probe, self.record
+        if record is None or probe is None:
+            return
+        if judge_history(Position.parse(probe.position), record.lineage, None) is not History.EQUAL_OR_BEHIND:
+            self.why = f"ahead: it has transactions up to {probe.position} that are not in the cluster's history"
+            self._tell_changes()
+            raise Diverged(self.why, hint="rescue them, then rewind or reseed this node")
+
+
+def _essence(report: NodeReport) -> object:
+    """Return what is worth telling at once: all but what changes all the time."""
+    return replace(report, position=None, lag_ms=None)
