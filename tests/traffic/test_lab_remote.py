@@ -1,0 +1,171 @@
+"""What the demo and the benches learn from controllers: real HTTP, scripted answers."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from chaos import lab_remote
+from chaos.lab_remote import RemoteLab, wait_until
+from cluster.errors import BadInput, DeadlinePassed, Refused, Unreachable
+from cluster.http import application, serve
+from tests.servers.process import free_port
+
+TOKEN = "secret"
+SOON_MS = 300.0
+LATE_MS = 5_000.0
+START_SECONDS_MAX = 10.0
+
+
+class Controller:
+    """A controller that says what a test wants it to say; its answers come one after the other, the last for ever."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.states: list[dict[str, Any]] = [{}]
+        self.history: list[dict[str, Any]] = []
+        self.bodies: list[Any] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(START_SECONDS_MAX)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(START_SECONDS_MAX)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(START_SECONDS_MAX)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        app = application(TOKEN)
+        app.add_routes(
+            [
+                web.get("/v1/cluster", self._cluster),
+                web.get("/v1/history", self._history),
+                web.post("/v1/switchover", self._switchover),
+            ]
+        )
+        self._runner = await serve(app, "127.0.0.1", self.port, what="controller of a test")
+
+    async def _cluster(self, _: web.Request) -> web.Response:
+        return web.json_response(self.states.pop(0) if len(self.states) > 1 else self.states[0])
+
+    async def _history(self, _: web.Request) -> web.Response:
+        return web.json_response(self.history)
+
+    async def _switchover(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.json())
+        if self.bodies[-1]["to"] == "nobody":
+            raise Refused("there is no such standby")
+        return web.json_response({"to": self.bodies[-1]["to"], "outcome": "done"})
+
+
+@pytest.fixture
+def controller() -> Iterator[Controller]:
+    one = Controller()
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def lab(controller: Controller, tmp_path: Path) -> RemoteLab:
+    """A lab whose first controller is dead: the second must do."""
+    urls = [f"http://127.0.0.1:{port}" for port in (free_port(), controller.port)]
+    told = {"clinics": [], "nodes": [], "controllers": [{"url": url} for url in urls], "token": TOKEN, "processes": {}}
+    (tmp_path / "lab.json").write_text(json.dumps(told))
+    return RemoteLab(tmp_path)
+
+
+def node(role: str, *, replicating: bool = False, why: str = "") -> dict[str, Any]:
+    return {"nodes": [{"node": "db-clinic", "role": role, "replicating": replicating, "why": why}]}
+
+
+def test_the_next_controller_is_asked_when_one_is_dead(lab: RemoteLab, controller: Controller) -> None:
+    controller.states = [{"epoch": {"primary": "db-toronto", "epoch": 7}}]
+
+    assert lab.primary() == ("db-toronto", 7)
+
+
+def test_no_primary_is_not_a_primary(lab: RemoteLab) -> None:
+    with pytest.raises(Unreachable, match="no primary"):
+        lab.primary()
+
+
+def test_no_controller_at_all_is_told_with_all_that_were_asked(lab: RemoteLab, controller: Controller) -> None:
+    text = (lab.directory / "lab.json").read_text().replace(str(controller.port), str(free_port()))
+    (lab.directory / "lab.json").write_text(text)
+
+    with pytest.raises(Unreachable, match=r"no controller answers: GET .*; GET "):
+        lab.cluster()
+
+
+def test_a_lab_that_is_not_there_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="lab up"):
+        RemoteLab(tmp_path).cluster()
+
+
+def test_a_refusal_is_an_answer_and_not_asked_elsewhere(lab: RemoteLab, controller: Controller) -> None:
+    with pytest.raises(Refused, match="no such standby"):
+        lab.switchover("nobody")
+    assert lab.switchover("db-clinic") == {"to": "db-clinic", "outcome": "done"}
+    assert controller.bodies == [{"to": "nobody"}, {"to": "db-clinic"}]
+
+
+def test_waiting_for_readiness_tells_the_reasons(lab: RemoteLab, controller: Controller) -> None:
+    controller.states = [{"ready": False, "reasons": ["no standby is current"]}, {"ready": True}]
+    lab.wait_ready(deadline_ms=LATE_MS)
+    controller.states = [{"ready": False, "reasons": ["no standby is current"]}]
+
+    with pytest.raises(DeadlinePassed, match="no standby is current"):
+        lab.wait_ready(deadline_ms=SOON_MS)
+
+
+def test_the_plan_of_a_fault_is_the_first_after_its_epoch(lab: RemoteLab, controller: Controller) -> None:
+    controller.history = [{"epoch": 5}, {"epoch": 4, "to": "db-toronto"}, {"epoch": 3}]
+
+    assert lab.wait_plan(3, deadline_ms=LATE_MS) == {"epoch": 4, "to": "db-toronto"}
+    with pytest.raises(DeadlinePassed, match="no plan after epoch 5"):
+        lab.wait_plan(5, deadline_ms=SOON_MS)
+
+
+def test_a_standby_that_replicates_has_rejoined(lab: RemoteLab, controller: Controller) -> None:
+    controller.states = [{}, node("fenced"), node("joining"), node("standby"), node("standby", replicating=True)]
+
+    assert lab.wait_rejoin("db-clinic", deadline_ms=LATE_MS).rejoined
+
+
+def test_a_node_that_stays_ahead_is_not_waited_for(
+    lab: RemoteLab, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_remote, "AHEAD_SETTLED_MS", 100.0)
+    controller.states = [node("fenced", why="ahead: it has transactions that no other has")]
+    rejoin = lab.wait_rejoin("db-clinic", deadline_ms=60_000)
+
+    assert not rejoin.rejoined
+    assert "ahead" in rejoin.why
+    assert rejoin.ms < LATE_MS
+
+
+def test_a_node_that_does_not_come_back_is_waited_for_until_the_deadline(
+    lab: RemoteLab, controller: Controller
+) -> None:
+    controller.states = [node("failed", why="binlog_format is MIXED")]
+    rejoin = lab.wait_rejoin("db-clinic", deadline_ms=SOON_MS)
+
+    assert (rejoin.rejoined, rejoin.why) == (False, "failed: binlog_format is MIXED")
+
+
+def test_a_wait_ends_at_once_with_an_error_that_will_not_pass() -> None:
+    def broken() -> str:
+        raise BadInput("that is wrong")
+
+    with pytest.raises(BadInput):
+        wait_until(broken, deadline_ms=LATE_MS, what="nothing")
