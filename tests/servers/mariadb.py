@@ -6,6 +6,7 @@ Everything ends with the process that started it, also when that process is kill
 thread, because the kernel ends them with the *thread* that started them.
 """
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -24,7 +25,7 @@ ADMIN = "root"
 REPLICATION_USER, REPLICATION_PASSWORD = "oscar_ha_repl", "replication-secret"
 
 DEFAULTS: dict[str, object] = {
-    "user": "root",
+    "user": getpass.getuser(),
     "bind-address": "127.0.0.1",
     "skip-name-resolve": True,
     "log-bin": "binlog",
@@ -47,7 +48,7 @@ DEFAULTS: dict[str, object] = {
 def make_template(directory: Path) -> Path:
     """Make a data directory with an administrator `root` without password and a replication account."""
     subprocess.run(
-        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", "--user=root", "--skip-test-db",
+        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}", "--skip-test-db",
          "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M", "--aria-log-file-size=8M"],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
@@ -59,7 +60,7 @@ def make_template(directory: Path) -> Path:
     )
     with accounts.open() as statements:
         subprocess.run(
-            ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", "--user=root",
+            ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", f"--user={getpass.getuser()}",
              "--innodb-log-file-size=16M", "--aria-log-file-size=8M"],
             check=True, capture_output=True, stdin=statements, timeout=60,
         )  # fmt: skip
