@@ -73,3 +73,19 @@ def own_zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def zookeeper_ensemble(tmp_path: Path) -> Iterator[list[ZooKeeperServer]]:
+    """Three members for one test that loses some of them."""
+    require(zookeeper_server.missing())
+    members = zookeeper_server.make_ensemble(tmp_path / "zookeeper")
+    try:
+        for member in members:
+            member.begin()
+        for member in members:
+            member.wait_ready()
+        yield members
+    finally:
+        for member in members:
+            member.kill()

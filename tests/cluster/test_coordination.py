@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +17,9 @@ from tests.servers.zookeeper import ZooKeeperServer
 pytestmark = pytest.mark.servers
 
 TIMING = Timing(session_ttl_ms=2_000, lease_margin_ms=400, renew_interval_ms=100, call_deadline_ms=500)
+WIDE = Timing(session_ttl_ms=6_000, lease_margin_ms=1_000, renew_interval_ms=100, call_deadline_ms=1_000)
+"""Wide enough to elect another leader within."""
+WIDE_LEASE_MS = WIDE.session_ttl_ms - WIDE.lease_margin_ms
 LEASE_MS = TIMING.session_ttl_ms - TIMING.lease_margin_ms
 START_DEADLINE_MS = 10_000
 WAIT_DEADLINE_MS = 15_000
@@ -392,6 +395,70 @@ async def test_stopping_does_not_wait_for_a_frozen_zookeeper(
         assert clock.ms_between(begun, clock.now()) < TIMING.session_ttl_ms + SLACK_MS
     finally:
         own_zookeeper.thaw()
+
+
+# -- an ensemble --------------------------------------------------------------------------------------------------------
+
+
+async def test_losing_one_member_of_three_has_no_effect(
+    zookeeper_ensemble: list[ZooKeeperServer], zookeeper_root: str
+) -> None:
+    """The session, its record and its lease move to another member; nobody is fenced."""
+    addresses = [member.address for member in zookeeper_ensemble]
+    coordination = Coordination(addresses, zookeeper_root, WIDE)
+    await coordination.start(deadline_ms=START_DEADLINE_MS)
+    try:
+        await publish_until_renewed(coordination)
+        session = coordination.client.client_id
+        connected_to(coordination, zookeeper_ensemble).kill()
+        killed = clock.now()
+        await publish_until_renewed(coordination, since=killed)
+
+        assert coordination.client.client_id == session
+        assert clock.ms_between(killed, clock.now()) < WIDE.session_ttl_ms - WIDE.lease_margin_ms, "in time"
+    finally:
+        await coordination.stop()
+
+
+async def test_a_member_cut_off_from_the_others_renews_no_lease(
+    zookeeper_ensemble: list[ZooKeeperServer], zookeeper_root: str
+) -> None:
+    """A majority elsewhere may have named somebody else: what the lonely member says proves nothing."""
+    lonely, *others = zookeeper_ensemble
+    coordination = Coordination([lonely.address], zookeeper_root, WIDE)
+    await coordination.start(deadline_ms=START_DEADLINE_MS)
+    try:
+        await publish_until_renewed(coordination)
+        for member in others:
+            member.freeze()
+        frozen = clock.now()
+        while coordination.lease_valid(clock.now()):
+            assert clock.ms_between(frozen, clock.now()) < WIDE.session_ttl_ms + SLACK_MS
+            with suppress(Unreachable):
+                await coordination.get("nodes/a")
+            with pytest.raises(Unreachable):
+                await coordination.publish("nodes/a", Note(text="alone"))
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        for member in others:
+            member.thaw()
+        await coordination.stop()
+
+
+async def publish_until_renewed(coordination: Coordination, since: clock.Nanos | None = None) -> None:
+    """Publish until a write that began after `since` was answered."""
+    begun = clock.now() if since is None else since
+    ends = clock.after(begun, WAIT_DEADLINE_MS)
+    while coordination.lease_until is None or coordination.lease_until < clock.after(begun, WIDE_LEASE_MS):
+        assert clock.seconds_left(ends) > 0, "no write is answered"
+        with suppress(Unreachable):
+            await coordination.publish("nodes/a", Note(text="here"))
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def connected_to(coordination: Coordination, members: list[ZooKeeperServer]) -> ZooKeeperServer:
+    port = coordination.client._connection._socket.getpeername()[1]
+    return next(member for member in members if member.port == port)
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------

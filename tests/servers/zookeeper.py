@@ -1,7 +1,8 @@
-"""A real ZooKeeper 3.8 of one member, from Debian's jars, started by java itself."""
+"""A real ZooKeeper 3.8, one member or an ensemble, from Debian's jars, started by java itself."""
 
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.servers.process import ServerFailed, ServerProcess, free_port
@@ -31,9 +32,10 @@ def missing() -> str:
 class ZooKeeperServer:
     """One member. Sessions last between 2 and 20 ticks. Data stay in `directory` between stop and start."""
 
-    def __init__(self, directory: Path, tick_ms: int = 500) -> None:
+    def __init__(self, directory: Path, tick_ms: int = 500, ensemble: Sequence[str] = ()) -> None:
         self.directory = directory
         self.tick_ms = tick_ms
+        self.ensemble = tuple(ensemble)
         self.port = free_port()
         directory.mkdir(parents=True, exist_ok=True)
         self.process = ServerProcess("zookeeper", directory / "zookeeper.log")
@@ -65,17 +67,27 @@ class ZooKeeperServer:
                 self.port = free_port()
 
     def _launch(self) -> None:
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Start it without waiting: a member of an ensemble answers only once a majority runs."""
         configuration = self.directory / "zoo.cfg"
-        configuration.write_text(
-            f"tickTime={self.tick_ms}\n"
-            f"dataDir={self.directory / 'data'}\n"
-            f"clientPort={self.port}\n"
-            "clientPortAddress=127.0.0.1\n"
-            "admin.enableServer=false\n"
-            "4lw.commands.whitelist=srvr\n",
-            encoding="utf-8",
-        )
+        lines = [
+            f"tickTime={self.tick_ms}",
+            f"dataDir={self.directory / 'data'}",
+            f"clientPort={self.port}",
+            "clientPortAddress=127.0.0.1",
+            "admin.enableServer=false",
+            "4lw.commands.whitelist=srvr",
+            *(("initLimit=10", "syncLimit=4") if self.ensemble else ()),
+            *self.ensemble,
+        ]
+        configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.process.launch(["java", *JAVA_OPTIONS, "-cp", ":".join(JARS), MAIN_CLASS, str(configuration)])
+
+    def wait_ready(self) -> None:
+        """Return when it answers. Raises ServerFailed."""
         self.process.wait_until(self.answers, deadline_ms=START_DEADLINE_MS, what="answering")
 
     def answers(self) -> bool:
@@ -86,7 +98,7 @@ class ZooKeeperServer:
                 text = b"".join(iter(lambda: connection.recv(4096), b""))
         except OSError:
             return False
-        return b"Mode: standalone" in text
+        return b"Mode: " in text
 
     def stop(self) -> None:
         """End it politely."""
@@ -103,3 +115,14 @@ class ZooKeeperServer:
     def thaw(self) -> None:
         """Let it go on."""
         self.process.thaw()
+
+
+def make_ensemble(directory: Path, size: int = 3) -> list[ZooKeeperServer]:
+    """Return the members of an ensemble, not started yet: call `begin` of each, then `wait_ready`."""
+    lines = [f"server.{number}=127.0.0.1:{free_port()}:{free_port()}" for number in range(1, size + 1)]
+    members = [ZooKeeperServer(directory / f"member-{number}", ensemble=lines) for number in range(1, size + 1)]
+    for number, member in enumerate(members, 1):
+        data = member.directory / "data"
+        data.mkdir()
+        (data / "myid").write_text(f"{number}\n", encoding="utf-8")
+    return members
