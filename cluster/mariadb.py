@@ -26,7 +26,8 @@ SUPER, READ_ONLY_ADMIN = 1 << 15, 1 << 33
 """Bits of `access` in mysql.global_priv: either one lets an account write to a read-only server, or make it writable."""
 LOGIN_REFUSED = {1045, 1698, 4151}
 NO_SUCH_SESSION = 1094
-CLIENT_GONE = {2002, 2003, 2006, 2013, 2014, 2055}
+GONE = {1053, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+"""Server shuts down, query interrupted, connection killed; then the client library's own."""
 MS_PER_SECOND = 1000
 CONNECT_SECONDS_MIN = 0.05
 
@@ -134,8 +135,8 @@ class MariaDbSession:
         self._connection = connection
         self._settings = settings
         self._secrets = secrets
-        self.number = int(connection.thread_id())  # type: ignore[no-untyped-call]
-        self.server_version = str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]
+        self.number = int(connection.thread_id())  # type: ignore[no-untyped-call]  # the stubs lack it
+        self.server_version = str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]  # the stubs lack it
 
     def __enter__(self) -> Self:
         return self
@@ -158,12 +159,16 @@ class MariaDbSession:
         return Probe(read_only=bool(read_only), position=_held(str(written or ""), str(applied or "")))
 
     def requirements(self, node: Node) -> list[str]:
-        names = [*(name for name, _, _ in _REQUIRED), "server_id"]
+        names = [*(name for name, _, _ in _REQUIRED), "server_id", "init_file", "binlog_storage_engine"]
         found = {str(name): str(value) for name, value in self._rows(
             "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES"
-            f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in (*names, 'binlog_storage_engine'))})"
+            f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in names)})"
         )}  # fmt: skip
-        return problems({name.lower(): value for name, value in found.items()}, node.server_id)
+        public = self._row(f"SELECT COUNT(*) FROM mysql.global_priv WHERE User = 'PUBLIC' AND {_ABLE}")[0]
+        return [
+            *problems({name.lower(): value for name, value in found.items()}, node.server_id),
+            *_PUBLIC[: int(public)],
+        ]
 
     def replication(self) -> Replication | None:
         with self._cursor() as cursor:
@@ -339,6 +344,7 @@ class MariaDbSession:
         return rows[0]
 
 
+_PUBLIC = ["everybody may write to a read-only server: REVOKE READ ONLY ADMIN, SUPER ON *.* FROM PUBLIC"]
 _REQUIRED: tuple[tuple[str, frozenset[str], str], ...] = (
     ("log_bin", frozenset({"ON"}), "without a binary log nothing can be replicated"),
     ("log_slave_updates", frozenset({"ON"}), "a standby could not be followed after a failover"),
@@ -362,6 +368,11 @@ def problems(variables: Mapping[str, str], server_id: int) -> list[str]:
         for name, allowed, consequence in _REQUIRED
         if variables.get(name) not in allowed
     ]
+    if not variables.get("init_file"):
+        found.append(
+            "init_file is empty: a server that has just started could be written to before its watchdog closes it;"
+            " set init_file to the file with the statements of born_fenced_init_file"
+        )
     if variables.get("server_id") != str(server_id):
         found.append(
             f"server_id is {variables.get('server_id')}, the settings say {server_id}:"
@@ -397,10 +408,8 @@ def _connect(node: Node, port: int, settings: Settings, secrets: Secrets, deadli
 def _translated(error: Exception) -> OscarHaError:
     """Return our error for what pymysql raised; the message carries no statement, so no secret."""
     number = error.args[0] if error.args else 0
-    if isinstance(error, pymysql.OperationalError | pymysql.InterfaceError) and (number in CLIENT_GONE or not number):
+    if number in GONE or not isinstance(number, int) or number == 0:
         return Unreachable(f"the database does not answer: {_reason(error)}")
-    if isinstance(error, OSError):
-        return Unreachable(f"the database does not answer: {error}")
     return Refused(f"the database refused: {_reason(error)}")
 
 

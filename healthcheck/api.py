@@ -47,7 +47,12 @@ class DrainRequest:
 def application(watchdog: Watchdog, token: str) -> web.Application:
     """Return the application that answers for `watchdog`."""
     app = http.application(token)
+    _add_questions(app, watchdog)
+    _add_commands(app, watchdog)
+    return app
 
+
+def _add_questions(app: web.Application, watchdog: Watchdog) -> None:
     async def primary(_: web.Request) -> web.Response:
         return _verdict(watchdog.why_not_primary())
 
@@ -58,10 +63,14 @@ def application(watchdog: Watchdog, token: str) -> web.Application:
         return web.json_response(asdict(watchdog.report()))
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(watchdog.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        text = generate_latest(watchdog.metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    for path, ask in {"/primary": primary, "/standby": standby, "/health": health, "/metrics": metrics}.items():
+        app.router.add_get(path, ask)
+
+
+def _add_commands(app: web.Application, watchdog: Watchdog) -> None:
     async def fence(request: web.Request) -> Mapping[str, Any]:
         body = await _asked(request, FenceRequest)
         return asdict(await watchdog.fence(body.epoch, polite=body.polite, deadline_ms=body.deadline_ms))
@@ -79,12 +88,9 @@ def application(watchdog: Watchdog, token: str) -> web.Application:
     async def open_(request: web.Request) -> Mapping[str, Any]:
         return {"role": await watchdog.open((await _asked(request, EpochRequest)).epoch)}
 
-    for path, ask in {"/primary": primary, "/standby": standby, "/health": health, "/metrics": metrics}.items():
-        app.router.add_get(path, ask)
     commands = {"fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_}
     for verb, command in commands.items():
         app.router.add_post(f"/v1/{verb}", _answered(command))
-    return app
 
 
 def _answered(command: Callable[[web.Request], Awaitable[Mapping[str, Any]]]) -> http.Handler:

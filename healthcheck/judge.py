@@ -3,12 +3,11 @@
 Time is an argument. Unknown is a value: nothing here takes silence for health or for death.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.clock import Nanos, ms_between
 from cluster.records import Database, EpochRecord, Role
 from cluster.settings import Timing
-from healthcheck.memory import Memory
 
 MS_PER_SECOND = 1000
 DEFAULT_MAX_LAG_MS = 30_000
@@ -39,6 +38,39 @@ def judge_database(sighting: Sighting, now: Nanos, timing: Timing) -> Database:
     if ms_between(silent_since, now) >= timing.probe_deadline_ms:
         return Database.HUNG
     return Database.UNKNOWN if sighting.answered is None else Database.UP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What was promised about one run of the server process; kept in a file by healthcheck/memory.py."""
+
+    generation: str = ""
+    sealed_epoch: int = 0
+    opened_epoch: int | None = None
+    """The epoch this server process was opened for, and not fenced from by anybody's command since."""
+    promoted_epoch: int | None = None
+    promoted_file: str = ""
+    promoted_position: str = ""
+    """What `promote` answered, so that it answers the same again."""
+
+    def for_generation(self, generation: str) -> "Memory":
+        """Return this memory for a server process: unchanged for the one it is of, else only the seal."""
+        if generation == self.generation:
+            return self
+        return Memory(generation=generation, sealed_epoch=self.sealed_epoch)
+
+    def promoted(self, epoch: int, file: str, position: str) -> "Memory":
+        """Return this memory of a server that was made ready for `epoch`; nothing older may be opened by itself."""
+        return replace(self, opened_epoch=None, promoted_epoch=epoch, promoted_file=file, promoted_position=position)
+
+    def sealed(self, epoch: int) -> "Memory":
+        """Return this memory with `epoch` and all older ones never to be opened again."""
+        keep = self.opened_epoch is not None and self.opened_epoch > epoch
+        return replace(
+            self,
+            sealed_epoch=max(self.sealed_epoch, epoch),
+            opened_epoch=self.opened_epoch if keep else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

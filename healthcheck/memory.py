@@ -6,40 +6,12 @@ owes nothing to the file, only the seal outlives it.
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster import records
-from cluster.dialect import Promoted
 from cluster.errors import OscarHaError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """The content of the file."""
-
-    generation: str = ""
-    sealed_epoch: int = 0
-    opened_epoch: int | None = None
-    """The epoch this server process was opened for, and not fenced from by anybody's command since."""
-    promoted_epoch: int | None = None
-    promoted: Promoted | None = None
-    """What `promote` answered, so that it answers the same again."""
-
-    def for_generation(self, generation: str) -> "Memory":
-        """Return this memory for a server process: unchanged for the one it is of, else only the seal."""
-        if generation == self.generation:
-            return self
-        return Memory(generation=generation, sealed_epoch=self.sealed_epoch)
-
-    def sealed(self, epoch: int) -> "Memory":
-        """Return this memory with `epoch` and all older ones never to be opened again."""
-        keep = self.opened_epoch is not None and self.opened_epoch > epoch
-        return replace(
-            self,
-            sealed_epoch=max(self.sealed_epoch, epoch),
-            opened_epoch=self.opened_epoch if keep else None,
-        )
+from healthcheck.judge import Memory
 
 
 class MemoryFile:

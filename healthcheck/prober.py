@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.dialect import Probe, Replication, Session
-from cluster.errors import OscarHaError, Unreachable
+from cluster.errors import OscarHaError
 from cluster.records import Database
 from cluster.settings import Node, Timing
 from healthcheck import server
@@ -123,7 +123,7 @@ class Prober:
                 self.server_version = self._session.server_version
             probe = self._session.probe()
             more = SlowFacts(self._session.replication(), self._session.heartbeat_age_ms()) if slow else None
-        except Unreachable:
+        except OscarHaError:
             self._hang_up()
             raise
         return probe, more

@@ -23,8 +23,8 @@ from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
 from healthcheck import judge
 from healthcheck.heartbeat import Heartbeat
-from healthcheck.judge import Standing
-from healthcheck.memory import Memory, MemoryFile
+from healthcheck.judge import Memory, Standing
+from healthcheck.memory import MemoryFile
 from healthcheck.metrics import Metrics
 from healthcheck.prober import Prober
 from healthcheck.roles import Signal, advance, allows
@@ -96,6 +96,7 @@ class Watchdog:
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
         self._epoch_news = asyncio.Event()
+        self._epoch_watched = False
         self._published: object = None
         self._slow_look = _Every(self.timing.renew_interval_ms)
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
@@ -188,7 +189,7 @@ class Watchdog:
 
     async def run(self) -> None:
         """Watch until cancelled. Raises Conflict when another process took our name over."""
-        self.coordination.listen(lambda _: self._epoch_news.set())
+        self.coordination.listen(lambda _: self._on_epoch_news())
         async with asyncio.TaskGroup() as group:
             for loop in (
                 self._probe_loop,
@@ -282,12 +283,18 @@ class Watchdog:
         self._met = generation
         if self.resumable and self.prober.probe and not self.prober.probe.read_only and await self._resume():
             return
-        replication = self.prober.slow.replication if self.prober.slow else None
-        if replication is not None and self.prober.probe is not None and self.prober.probe.read_only:
+        if self._follows_already():
             await self._actor.run(self._in_session, fencing.close_accounts)
             self._signal(Signal.FOLLOW, "follows as it did before the watchdog restarted")
         else:
             await self._close("the lease ended" if self.resumable else "born fenced: nobody has opened it")
+
+    def _follows_already(self) -> bool:
+        """Return whether the server is closed and replicates from where it should: only we were away."""
+        probe, slow, source = self.prober.probe, self.prober.slow, self.settings.replicator(self.node.site)
+        if probe is None or slow is None or slow.replication is None or not probe.read_only:
+            return False
+        return (slow.replication.host, slow.replication.port) == (source.host, source.port)
 
     async def _keep_closed(self) -> None:
         probe = self.prober.probe
@@ -340,8 +347,18 @@ class Watchdog:
 
     # -- the epoch ----------------------------------------------------------------------------------------------------
 
+    def _on_epoch_news(self) -> None:
+        self._epoch_watched = False
+        self._epoch_news.set()
+
     async def _read_epoch(self) -> None:
-        found = await self.coordination.read(EpochRecord, "epoch", self._epoch_news.set)
+        # One watch at a time: kazoo keeps every one it is given until it fires.
+        watch, self._epoch_watched = None if self._epoch_watched else self._on_epoch_news, True
+        try:
+            found = await self.coordination.read(EpochRecord, "epoch", watch)
+        except OscarHaError:
+            self._epoch_watched = False
+            raise
         if found is None or (self.record is not None and found[0].epoch < self.record.epoch):
             return  # a member that lags behind the quorum answers with the past
         self.record = record = found[0]
@@ -379,8 +396,8 @@ class Watchdog:
         self._require_current(epoch)
         async with self._acting:
             generation = self.prober.generation
-            if self.memory.generation == generation and self.memory.promoted_epoch == epoch and self.memory.promoted:
-                return self.memory.promoted
+            if self.memory.generation == generation and self.memory.promoted_epoch == epoch:
+                return self._promoted_before()
             if self.role is Role.PRIMARY:
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
             self._require_up(Signal.PROMOTE)
@@ -388,14 +405,15 @@ class Watchdog:
             promoted: Promoted = await self._actor.run(self._in_session, lambda session: session.promote())
             if self.prober.generation != generation or closings != self._closings:
                 raise Refused("the server was fenced or restarted while it was promoted")
-            memory = self.memory.for_generation(generation)
-            await self._remember(replace(memory, opened_epoch=None, promoted_epoch=epoch, promoted=promoted))
+            await self._remember(
+                self.memory.for_generation(generation).promoted(epoch, promoted.file, promoted.position)
+            )
             self._signal(Signal.PROMOTE, f"promoted for epoch {epoch}, not open yet")
         return promoted
 
     async def open(self, epoch: int) -> Role:
         """Open the database as the primary of `epoch`, if ZooKeeper says so now. Raises FencedOut."""
-        found = await self.coordination.read(EpochRecord, "epoch", self._epoch_news.set)
+        found = await self.coordination.read(EpochRecord, "epoch")
         if found is None or found[0].epoch < epoch:
             raise Conflict(f"epoch {epoch} is not recorded yet", hint="try again")
         record = found[0]
@@ -417,8 +435,7 @@ class Watchdog:
             self._require_up(Signal.FOLLOW)
             self._require_in_history()
             await self._actor.run(self._in_session, self._follow)
-            if self.memory.promoted_epoch is not None or self.memory.opened_epoch is not None:
-                await self._remember(replace(self.memory, opened_epoch=None, promoted_epoch=None, promoted=None))
+            await self._remember(self.memory.for_generation("").for_generation(self.prober.generation))
             self.prober.forget_slow()
             self._caught_up_looks = 0
             self._restart.due()
@@ -502,26 +519,25 @@ class Watchdog:
         """Close the database or kill its process. From the first line on `/primary` says no."""
         limit_ms = limit_ms or self.timing.fence_deadline_ms
         deadline = clock.after(clock.now(), limit_ms)
-        was = self.role
+        follows = self.role in (Role.STANDBY, Role.JOINING)
         self._closings += 1
         self._signal(Signal.FENCE, why)
         try:
             async with asyncio.timeout(limit_ms / MS_PER_SECOND), self._acting:
                 if self.prober.database() is Database.DOWN:
-                    return self._fenced("process dead", None, was)
+                    return self._fenced("process dead", None)
                 if self.prober.database() is Database.HUNG:
                     return await self._kill("the database is hung")
                 patience = clock.after(clock.now(), limit_ms / 2 if polite else 0)
-                closed = await self._fencer.run(self._close_blocking, patience, deadline, was)
+                closed = await self._fencer.run(self._close_blocking, patience, deadline, follows)
                 self.prober.expect(read_only=True, position=closed.position)
-                return self._fenced("read_only", closed.position, was)
+                return self._fenced("read_only", closed.position)
         except (TimeoutError, OscarHaError) as error:
             log.warning("fence.not_by_itself", error=str(error) or "deadline")
             return await self._kill(str(error) or "not closed in time")
 
-    def _close_blocking(self, patience: clock.Nanos, deadline: clock.Nanos, was: Role) -> fencing.Closed:
-        follower = was in (Role.STANDBY, Role.JOINING)
-        if follower:
+    def _close_blocking(self, patience: clock.Nanos, deadline: clock.Nanos, follows: bool) -> fencing.Closed:
+        if follows:  # it is closed already, and clients may read from it
             with self._connect(clock.ms_between(clock.now(), deadline)) as session:
                 fencing.close_accounts(session)
                 probe = session.probe()
@@ -533,7 +549,7 @@ class Watchdog:
         """Kill the server process: no process, no writes. Raises DeadlinePassed when it does not even die."""
         server = self.prober.server
         if server is None:
-            return self._fenced("process dead", None, self.role)
+            return self._fenced("process dead", None)
         log.warning("server.killed", why=why, pid=server.pid)
         ended = asyncio.get_running_loop().time() + KILL_DEADLINE_MS / MS_PER_SECOND
         server.kill(deadline_ms=0)
@@ -541,11 +557,11 @@ class Watchdog:
             if asyncio.get_running_loop().time() > ended:
                 raise DeadlinePassed(f"process {server.pid} does not end on SIGKILL", hint="stop the host")
             await asyncio.sleep(0.001)
-        return self._fenced("killed", None, self.role)
+        return self._fenced("killed", None)
 
-    def _fenced(self, how: str, position: str | None, was: Role) -> Fenced:
+    def _fenced(self, how: str, position: str | None) -> Fenced:
         self.metrics.fences.labels(how).inc()
-        log.info("fenced", how=how, position=position, was=was.value, why=self.why)
+        log.info("fenced", how=how, position=position, why=self.why)
         return Fenced(True, position, how)
 
     # -- below --------------------------------------------------------------------------------------------------------
@@ -564,11 +580,11 @@ class Watchdog:
             self._news.set()
 
     async def _seal(self, epoch: int) -> None:
-        memory = self.memory.sealed(epoch)
-        if memory != self.memory:
-            await self._remember(memory)
+        await self._remember(self.memory.sealed(epoch))
 
     async def _remember(self, memory: Memory) -> None:
+        if memory == self.memory:
+            return
         self.memory = memory
         await self._writer.run(self._file.write, memory)
 
@@ -578,6 +594,10 @@ class Watchdog:
     def _in_session(self, call: Callable[[Session], Result]) -> Result:
         with self._connect(self.timing.call_deadline_ms) as session:
             return call(session)
+
+    def _promoted_before(self) -> Promoted:
+        memory = self.memory
+        return Promoted(server_id=self.node.server_id, file=memory.promoted_file, position=memory.promoted_position)
 
     def _names_us(self) -> bool:
         return self.record is not None and self.record.primary == self.node.name

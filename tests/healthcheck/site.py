@@ -23,8 +23,8 @@ from cluster import clock, settings
 from cluster.dialect import dialect_of
 from cluster.records import EpochRecord, LineageEntry
 from cluster.settings import Node, Secrets, Settings
-from tests.servers.mariadb import MariaDBServer, free_port
-from tests.servers.process import ServerProcess
+from tests.servers.mariadb import MariaDBServer
+from tests.servers.process import ServerProcess, free_port
 
 OSCAR_HA = str(Path(sys.executable).with_name("oscar-ha"))
 ACKER_HOST = "127.0.0.2"

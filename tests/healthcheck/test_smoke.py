@@ -1,6 +1,7 @@
 """smoke"""
 
 import pytest
+
 from tests.healthcheck.site import Site, eventually
 
 pytestmark = pytest.mark.servers
