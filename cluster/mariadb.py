@@ -75,6 +75,9 @@ class MariaDb:
             "slave_max_allowed_packet": PACKET_MAX,
             "slave_net_timeout": str(-(-settings.timing.stream_deadline_ms // MS_PER_SECOND)),
             "skip_slave_start": "ON",
+            # Without it a replica silently skips transactions that carry its own server id: those of its time as the
+            # primary that were cut at its crash. Strict GTID mode and a semi-sync source make it take them.
+            "rpl_semi_sync_slave_enabled": "ON",
             "rpl_semi_sync_master_enabled": "OFF",
             "rpl_semi_sync_master_wait_point": "AFTER_SYNC",
             "rpl_semi_sync_master_wait_no_slave": "ON",
@@ -355,6 +358,7 @@ _REQUIRED: tuple[tuple[str, frozenset[str], str], ...] = (
     ("sync_binlog", frozenset({"1"}), "a power cut could lose what a replicator has"),
     ("innodb_flush_log_at_trx_commit", frozenset({"1"}), "a power cut could lose what was committed"),
     ("slave_run_triggers_for_rbr", frozenset({"NO"}), "a trigger would run twice on a standby"),
+    ("rpl_semi_sync_slave_enabled", frozenset({"ON"}), "a returned primary would skip its own transactions unseen"),
     ("rpl_semi_sync_master_wait_point", frozenset({"AFTER_SYNC"}), "others could read what is later lost"),
 )
 
