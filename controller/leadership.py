@@ -69,7 +69,7 @@ class Leadership:
             self._stopping.wait(RETRY_SECONDS)
 
     def _lead(self, election: object) -> None:
-        lock = election.lock  # type: ignore[attr-defined]
+        lock = election.lock  # type: ignore[attr-defined]  # kazoo ships no types
         self._step_down.clear()
         self._set(f"{lock.path}/{lock.node}")
         try:

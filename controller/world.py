@@ -97,8 +97,7 @@ class World:
         began = since_ms()
 
         def outcome(detail: str = "", **facts: Any) -> Outcome:
-            ended = since_ms()
-            return Outcome(ms=ended, took_ms=ended - began, detail=detail, **facts)
+            return Outcome(ms=(ended := since_ms()), took_ms=ended - began, detail=detail, **facts)
 
         match step:
             case steps.Choose(node=node, reasons=reasons):

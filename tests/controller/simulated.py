@@ -133,7 +133,8 @@ class SimulatedNode(Part):
         self.node = cluster.node(name)
         super().__init__(cluster, history, self.node.host, self.node.watchdog_port, f"nodes/{name}")
         self.role, self.database, self.position = Role.FENCED, Database.UP, ""
-        self.epoch, self.sealed, self.lease_epoch = 0, 0, None
+        self.epoch, self.sealed = 0, 0
+        self.lease_epoch: int | None = None
 
     def report(self) -> NodeReport:
         return NodeReport(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -272,7 +273,7 @@ def test_a_plan_cut_anywhere_is_finished_by_the_next_controller(kind: Kind, cut:
     assert outcome_of(ended) == "done"
 
 
-NODE_STATES = {
+NODE_STATES: dict[str, dict[str, Any]] = {
     "up": {},
     "down": {"database": Database.DOWN},
     "hung": {"database": Database.HUNG},
@@ -282,7 +283,7 @@ NODE_STATES = {
     "silent": {"absent_ms": 10.0},
     "gone": {"absent_ms": 9_000.0},
 }
-REPLICATOR_STATES = {"up": {}, "silent": {"absent_ms": 10.0}, "gone": {"absent_ms": 9_000.0}}
+REPLICATOR_STATES: dict[str, dict[str, Any]] = {"up": {}, "silent": {"absent_ms": 10.0}, "gone": {"absent_ms": 9_000.0}}
 DURABLE: tuple[str | None, ...] = ("0-1-90", HEAD)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,11 @@ class Trial:
     def leader(self) -> Running | None:
         return next((one for one in self.controllers if one.leads), None)
 
+    def plan_ended(self) -> bool:
+        """Whether somebody leads and no plan is running."""
+        leader = self.leader()
+        return leader is not None and leader.loop.world.mirror.version("plan") is None
+
     async def settled(self, primary: str, epoch: int) -> None:
         def well() -> bool:
             node = self.cluster.nodes[primary]
@@ -76,9 +82,9 @@ class Trial:
 
         await until(well, f"{primary} in epoch {epoch}; {self.cluster.history.effects[-8:]}")
 
-    async def history(self) -> list[dict[str, object]]:
+    async def history(self) -> list[dict[str, Any]]:
         url = self.cluster.settings.controllers[0].url
-        found: list[dict[str, object]] = await self.client.get(f"{url}/v1/history", deadline_ms=5_000)
+        found: list[dict[str, Any]] = await self.client.get(f"{url}/v1/history", deadline_ms=5_000)
         return found
 
 
@@ -113,14 +119,12 @@ async def test_a_dead_primary_is_replaced_with_no_human_action(zookeeper: ZooKee
     async with a_trial(zookeeper, zookeeper_root) as trial:
         await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
         await trial.settled("db-toronto", 2)
-        await until(
-            lambda: trial.leader() is not None and not trial.leader().loop.world.mirror.version("plan"), "the end"
-        )  # type: ignore[union-attr]
+        await until(trial.plan_ended, "the end")
 
         record = (await trial.history())[0]
         effects = trial.cluster.history.effects
         assert record["proof"] == "watchdog confirmed: the server process is dead and will be born fenced"
-        assert [step["name"] for step in record["steps"]][:2] == ["detected", "sealed"]  # type: ignore[attr-defined,index]
+        assert [step["name"] for step in record["steps"]][:2] == ["detected", "sealed"]
         sealed = max(index for index, (_, what, epoch) in enumerate(effects) if (what, epoch) == ("seal", 1))
         assert sealed < effects.index(("db-toronto", "promote", 2))
 
@@ -277,9 +281,7 @@ async def test_a_controller_killed_at_any_step_is_succeeded(
 
         await trial.settled("db-toronto", 2)
         second = trial.leader()
-        await until(
-            lambda: trial.leader() is not None and trial.leader().loop.world.mirror.version("plan") is None, "the end"
-        )  # type: ignore[union-attr]
+        await until(trial.plan_ended, "the end")
         assert second is not first
         assert trial.cluster.writers() == ["db-toronto"]
         assert len([one for one in trial.cluster.history.opened() if one[1] == 2]) in (1, 2)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pymysql
 import pytest
@@ -49,8 +50,8 @@ def rows(port: int, user: str, password: str) -> int:
         return int((cursor.fetchone() or (0,))[0])
 
 
-def state(place: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(lab("status", "--json", directory=place).stdout)
+def state(place: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab("status", "--json", directory=place).stdout)
     return found
 
 
@@ -76,7 +77,7 @@ def test_everything_runs_and_status_says_so_on_one_screen(place: Path) -> None:
     found = state(place)
 
     assert found["ready"], found["reasons"]
-    assert {one["life"] for one in found["processes"].values()} == {"running"}  # type: ignore[attr-defined]  # JSON
+    assert {one["life"] for one in found["processes"].values()} == {"running"}
     shown = lab("status", directory=place).stdout
     assert "primary db-clinic, epoch 1" in shown
     assert len(shown.splitlines()) < 24
@@ -94,11 +95,12 @@ def test_a_second_lab_in_the_same_folder_is_refused(place: Path) -> None:
 
 def test_a_site_dies_and_comes_back(place: Path) -> None:
     assert lab("kill", "site:montreal", directory=place).returncode == 0
-    assert {
-        name
-        for name, one in state(place)["processes"].items()
-        if one["life"] == "ended"  # type: ignore[attr-defined]  # JSON
-    } == {"db-montreal", "watchdog-montreal", "replicator-montreal", "controller-montreal"}
+    assert {name for name, one in state(place)["processes"].items() if one["life"] == "ended"} == {
+        "db-montreal",
+        "watchdog-montreal",
+        "replicator-montreal",
+        "controller-montreal",
+    }
 
     done = lab("start", "site:montreal", directory=place)
 

@@ -34,7 +34,7 @@ def options(*asked: Option) -> dict[str, str]:
     required = dialect_of(SETTINGS).server_options(node, SETTINGS)
     text = render.option_file(Layout(PLACE), node, required, asked, PLACE / "config/born-fenced.sql", "somebody")
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
-    return dict(line.partition("=")[::2] for line in lines)  # type: ignore[misc]  # two of three
+    return dict(line.partition("=")[::2] for line in lines)
 
 
 def test_a_server_has_what_the_product_and_oscar_need() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -75,7 +76,7 @@ def test_nothing_applied_twice(writes: list[Write], found: Found, verdict: Verdi
     assert history.nothing_applied_twice(writes, found).verdict is verdict
 
 
-NEW = {"server_id": 2, "epoch": 2}
+NEW: dict[str, Any] = {"server_id": 2, "epoch": 2}
 WRITERS = {
     "nothing acknowledged proves nothing": ([unanswered(a_write())], NOTHING),
     "one server, one epoch": ([a_write(1), a_write(2)], KEPT),
