@@ -1,0 +1,77 @@
+"""The replicator's HTTP: health and metrics to read, `seal` and `level` with the cluster's token."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster import clock, http
+from cluster.errors import BadInput
+from cluster.position import Position
+from cluster.records import describe
+from replicator.service import Service
+
+DEADLINE_MS_MAX = 600_000
+Deadline = Annotated[int, Field(ge=1, le=DEADLINE_MS_MAX)]
+Body = TypeVar("Body", bound=BaseModel)
+Epoch = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class _Seal(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    epoch: Epoch
+    until: str | None = None
+    deadline_ms: Deadline
+
+
+class _Level(_Seal):
+    host: Annotated[str, Field(min_length=1, max_length=255)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+def application(service: Service, token: str) -> web.Application:
+    """Return the application."""
+    app = http.application(token)
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response(asdict(service.report()))
+
+    async def metrics(_: web.Request) -> web.Response:
+        service.report()
+        return web.Response(body=service.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def seal(request: web.Request) -> web.Response:
+        asked = _checked(_Seal, await http.body_of(request))
+        sealed, durable = await service.seal(asked.epoch, _position(asked.until), _deadline(asked))
+        return web.json_response({"sealed": sealed, "durable": None if durable is None else str(durable)})
+
+    async def level(request: web.Request) -> web.Response:
+        asked = _checked(_Level, await http.body_of(request))
+        durable = await service.level(asked.epoch, asked.host, asked.port, _position(asked.until), _deadline(asked))
+        return web.json_response({"durable": None if durable is None else str(durable)})
+
+    app.add_routes(
+        [
+            web.get("/health", health),
+            web.get("/metrics", metrics),
+            web.post("/v1/seal", seal),
+            web.post("/v1/level", level),
+        ]
+    )
+    return app
+
+
+def _checked(kind: type[Body], body: dict[str, Any]) -> Body:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise BadInput(f"the body: {describe(error)}", hint="mend the named fields") from error
+
+
+def _position(text: str | None) -> Position | None:
+    return None if text is None else Position.parse(text)
+
+
+def _deadline(asked: _Seal) -> clock.Nanos:
+    return clock.after(clock.now(), asked.deadline_ms)

@@ -1,0 +1,378 @@
+"""The archive: every epoch's binlog files as their primary wrote them, and the seal. One process owns the directory.
+
+    lock                         held by the one writer
+    seal.json                    nothing of this epoch or older is ever acknowledged again
+    epochs/0000000001-1/         one folder for an epoch and the server that was its primary
+        epoch.json               where the epoch begins, and where it ended once that is known
+        binlog.000001            the primary's bytes
+    orphans/                     tails that no later primary had; never served
+
+File names restart on every server: the key is epoch, server and file together (TRAPS.md 17).
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from cluster import records
+from cluster.errors import BadInput, Bug, Refused
+from cluster.position import Position
+from cluster.records import LineageEntry
+from replicator import durable, segments
+from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
+from replicator.framing import MAGIC, MIB
+from replicator.receiving import Batch, Chunk
+from replicator.segments import Segment
+
+DISK_RESERVE_BYTES = 64 * MIB
+"""Below this much free space nothing is received any more: say so before the disk is full (TRAPS.md 18)."""
+EPOCH_FILE, SEAL_FILE, LOCK_FILE = "epoch.json", "seal.json", "lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochStart:
+    """What `epoch.json` holds."""
+
+    epoch: int
+    server_id: int
+    file: str
+    position: str
+    end: str | None = None
+    """The position the next epoch begins at; None while this one is the newest we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where to go on receiving, and the position there."""
+
+    file: str
+    offset: int
+    position: Position
+
+
+class EpochArchive:
+    """The files of one epoch, oldest first."""
+
+    def __init__(self, directory: Path, start: EpochStart) -> None:
+        self.directory = directory
+        self.start = start
+        self.segments: list[Segment] = []
+
+    @property
+    def epoch(self) -> int:
+        return self.start.epoch
+
+    @property
+    def begin(self) -> Position:
+        """Return the position before the epoch's first event."""
+        return Position.parse(self.start.position)
+
+    @property
+    def end(self) -> Position | None:
+        """Return where the epoch ended, None while it is the newest we know."""
+        return None if self.start.end is None else Position.parse(self.start.end)
+
+    @property
+    def position(self) -> Position:
+        """Return the position after everything that is here."""
+        return self.segments[-1].position if self.segments else self.begin
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the epoch has ended and all of it is here."""
+        return self.end is not None and self.position == self.end
+
+    def resume(self) -> Resume:
+        """Return where to go on receiving."""
+        if not self.segments:
+            return Resume(self.start.file, FIRST_OFFSET, self.begin)
+        last = self.segments[-1]
+        if last.next_file is not None:
+            return Resume(last.next_file, FIRST_OFFSET, last.position)
+        return Resume(last.file, last.boundary, last.position)
+
+    def segment(self, file: str) -> Segment | None:
+        """Return the segment of a file, None when there is none."""
+        return next((segment for segment in self.segments if segment.file == file), None)
+
+    def follower(self, segment: Segment) -> Segment | None:
+        """Return the segment after `segment` in this epoch, None when it is the last, or gone."""
+        later = iter(self.segments)
+        for one in later:
+            if one is segment:
+                return next(later, None)
+        return None
+
+    def load(self) -> None:
+        """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15)."""
+        found = [path for path in self.directory.iterdir() if FILE_NAME.fullmatch(path.name) and path.is_file()]
+        paths = sorted(found, key=lambda path: file_number(path.name))
+        position = self.begin
+        for path in paths[:-1]:
+            segment = segments.glance(path, position)
+            self.segments.append(segment)
+        for before, after in zip(self.segments, paths[1:], strict=False):
+            before.position = segments.head_of(after, until=after.stat().st_size)[1] or before.position
+        if paths:
+            position = self.segments[-1].position if self.segments else position
+            self._load_last(paths[-1], position)
+
+    def _load_last(self, path: Path, position: Position) -> None:
+        last = segments.scan(path, position)
+        if last.boundary == FIRST_OFFSET:
+            durable.remove(path)
+            return
+        if path.stat().st_size > last.boundary:
+            durable.truncate(path, last.boundary)
+        last.closed = self.end is not None
+        self.segments.append(last)
+
+    def save(self) -> None:
+        """Write `epoch.json`."""
+        durable.replace_file(self.directory / EPOCH_FILE, json.dumps(asdict(self.start), indent=1).encode() + b"\n")
+
+
+class Archive:
+    """All epochs of one directory."""
+
+    def __init__(self, directory: Path, lock: IO[bytes] | None) -> None:
+        self.directory = directory
+        self._lock = lock
+        self.sealed_epoch = 0
+        self.epochs: dict[int, EpochArchive] = {}
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Lock and load the archive; make it when there is none. Raises BadInput."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (directory / LOCK_FILE).open("ab")
+            for name in ("epochs", "orphans"):
+                durable.make_directory(directory / name)
+        except OSError as error:
+            raise BadInput(f"archive {directory}: {error.strerror}", hint="give a folder we may write to") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise BadInput(f"archive {directory} is in use by another replicator",
+                           hint="end that one, or give each its own folder") from None  # fmt: skip
+        archive = cls(directory, lock)
+        archive.load()
+        return archive
+
+    @classmethod
+    def look(cls, directory: Path) -> Self:
+        """Return the archive for reading only, whoever owns it; no segment is read. Raises BadInput."""
+        if not (directory / "epochs").is_dir():
+            raise BadInput(f"{directory} is not an archive", hint="give the 'archive' folder of a replicator")
+        archive = cls(directory, None)
+        archive.sealed_epoch = _read_seal(directory)
+        archive.epochs = {one.epoch: one for one in archive.find()}
+        return archive
+
+    def close(self) -> None:
+        """Give the directory free."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def load(self) -> None:
+        """Read what is on disk."""
+        self.sealed_epoch = _read_seal(self.directory)
+        for one in self.find():
+            one.load()
+            self.epochs[one.epoch] = one
+
+    def find(self) -> list[EpochArchive]:
+        """Return the epochs on disk in order, without their segments. Raises BadInput for two of one number."""
+        found = [
+            EpochArchive(path.parent, records.decode(EpochStart, path.read_bytes(), where=str(path)))
+            for path in sorted((self.directory / "epochs").glob(f"*/{EPOCH_FILE}"))
+        ]
+        if len({one.epoch for one in found}) != len(found):
+            raise BadInput(f"archive {self.directory} holds an epoch twice, of two servers",
+                           hint="move the folder of the wrong one away")  # fmt: skip
+        return sorted(found, key=lambda one: one.epoch)
+
+    @property
+    def position(self) -> Position | None:
+        """Return the position after the newest epoch's last group, None when nothing was ever begun."""
+        return self.epochs[max(self.epochs)].position if self.epochs else None
+
+    @property
+    def orphans(self) -> int:
+        """Return how many tails were set aside."""
+        return sum(1 for path in (self.directory / "orphans").iterdir() if not path.name.startswith("."))
+
+    def seal(self, epoch: int) -> None:
+        """Promise durably to acknowledge nothing of `epoch` or older. Safe to repeat."""
+        if epoch > self.sealed_epoch:
+            durable.replace_file(self.directory / SEAL_FILE, json.dumps({"epoch": epoch}).encode() + b"\n")
+            self.sealed_epoch = epoch
+
+    def begin(self, entry: LineageEntry) -> EpochArchive:
+        """Return the archive of an epoch, made when it is new. Raises Refused when it is of another server."""
+        known = self.epochs.get(entry.epoch)
+        if known is not None:
+            if (known.start.server_id, known.start.file) != (entry.server_id, entry.file):
+                raise Refused(f"epoch {entry.epoch} is archived as {known.start.file} of server {known.start.server_id},"
+                              f" ZooKeeper says {entry.file} of server {entry.server_id}",
+                              hint="is this the archive of another cluster?")  # fmt: skip
+            return known
+        directory = self.directory / "epochs" / f"{entry.epoch:010d}-{entry.server_id}"
+        durable.make_directory(directory)
+        start = EpochStart(epoch=entry.epoch, server_id=entry.server_id, file=checked_file(entry.file),
+                           position=str(Position.parse(entry.position)))  # fmt: skip
+        made = EpochArchive(directory, start)
+        made.save()
+        self.epochs = dict(sorted({**self.epochs, entry.epoch: made}.items()))
+        return made
+
+    def end(self, epoch: int, position: Position) -> None:
+        """Record where an epoch ended, and set aside what stands behind it. Nobody may be writing to it."""
+        one = self.epochs[epoch]
+        if not position.covers(one.position):
+            self._cut(one, position)
+        if one.segments:
+            last = one.segments[-1]
+            # Of a group that is not whole here: whoever has it whole gives it again.
+            durable.truncate(last.path, last.boundary)
+            last.size, last.closed = last.boundary, True
+        if one.start.end != str(position):
+            one.start = EpochStart(**{**asdict(one.start), "end": str(position)})
+            one.save()
+
+    def _cut(self, one: EpochArchive, position: Position) -> None:
+        """Cut the epoch before its first group that is not part of `position`; last file first, so safe to repeat."""
+        for segment in list(reversed(one.segments)):
+            if position.covers(segment.position):
+                return
+            tracker, offset, reached = GroupTracker(segment.start), FIRST_OFFSET, segment.start
+            if position.covers(segment.start):
+                for event in segments.walk(segment.path, tracker, until=segment.boundary):
+                    if not event.boundary:
+                        continue
+                    if not position.covers(tracker.position):
+                        break
+                    offset, reached = event.end, tracker.position
+            self._set_aside(one, segment, offset, reached)
+
+    def _set_aside(self, one: EpochArchive, segment: Segment, offset: int, position: Position) -> None:
+        head = MAGIC
+        if offset > FIRST_OFFSET:
+            head += bytes(segments.head_of(segment.path, until=segment.size)[0])
+        name = f"{one.directory.name}.{segment.file}.{offset}"
+        durable.copy_tail(segment.path, offset, self.directory / "orphans" / name, head)
+        if offset > FIRST_OFFSET:
+            segment.boundary = segment.size = offset
+            segment.position, segment.next_file = position, None
+            segment.index = [mark for mark in segment.index or () if mark[0] <= offset]
+            durable.truncate(segment.path, offset)
+        else:
+            segment.boundary = segment.size = FIRST_OFFSET
+            one.segments.remove(segment)
+            durable.remove(segment.path)
+
+
+class EpochWriter:
+    """Appends to one epoch: what a batch holds is durable when `write` returns. One at a time for an epoch."""
+
+    def __init__(self, one: EpochArchive) -> None:
+        self._epoch = one
+        self._handle: int | None = None
+        self._segment: Segment | None = None
+        self._size = 0
+        """The size of the file; the bytes behind the segment's boundary are of a group that is not whole."""
+
+    def open(self) -> Resume:
+        """Cut what is not whole, and return where to go on."""
+        self.close()
+        last = self._epoch.segments[-1] if self._epoch.segments else None
+        if last is not None and last.boundary == FIRST_OFFSET:
+            self._epoch.segments.pop()
+            durable.remove(last.path)
+            last = None if not self._epoch.segments else self._epoch.segments[-1]
+        if last is not None:
+            last.closed = False
+        resume = self._epoch.resume()
+        if last is not None:
+            durable.truncate(last.path, last.boundary)
+            last.size = last.boundary
+            self._attach(last, os.open(last.path, os.O_WRONLY | os.O_APPEND), last.boundary)
+        return resume
+
+    def close(self) -> None:
+        """Let the file go; everything written is durable already."""
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = self._segment = None
+
+    def write(self, batch: Batch) -> None:
+        """Append and sync. Raises Refused when the disk is about to be full, OSError when a write fails."""
+        if not batch.chunks:
+            return
+        status = os.statvfs(self._epoch.directory)
+        if status.f_bavail * status.f_frsize < DISK_RESERVE_BYTES:
+            raise Refused(f"less than {DISK_RESERVE_BYTES // MIB} MiB free in {self._epoch.directory}",
+                          hint="make room: nothing is received or acknowledged until then")  # fmt: skip
+        for chunk in batch.chunks:
+            if self._segment is None or chunk.file != self._segment.file:
+                self._begin_file(chunk)
+            self._append(chunk)
+            self._sync(chunk)
+
+    def _begin_file(self, chunk: Chunk) -> None:
+        if chunk.offset != FIRST_OFFSET:
+            raise Bug(f"{chunk.file} would begin at {chunk.offset}")
+        path = self._epoch.directory / chunk.file
+        before = self._segment
+        if before is not None and file_number(chunk.file) <= file_number(before.file):
+            raise Refused(f"the source goes back from {before.file} to {chunk.file}",
+                          hint="was RESET MASTER run on the primary?")  # fmt: skip
+        self.close()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        os.write(handle, MAGIC)
+        durable.sync_directory(self._epoch.directory)
+        if before is not None:
+            before.closed = True
+        segment = Segment(path, chunk.start, position=chunk.start)
+        self._attach(segment, handle, FIRST_OFFSET)
+        self._epoch.segments.append(segment)
+
+    def _attach(self, segment: Segment, handle: int, size: int) -> None:
+        self._segment, self._handle, self._size = segment, handle, size
+
+    def _append(self, chunk: Chunk) -> None:
+        segment, handle = self._segment, self._handle
+        if segment is None or handle is None or chunk.offset != self._size:
+            raise Bug(f"{chunk.file}: {chunk.size} bytes for {chunk.offset} come at {self._size}")
+        data = b"".join(chunk.parts)
+        if os.write(handle, data) != len(data):
+            raise Refused(f"{segment.path} could not be written in full", hint="is the disk full?")
+        self._size += len(data)
+
+    def _sync(self, chunk: Chunk) -> None:
+        """Only now do readers see it."""
+        segment, handle = self._segment, self._handle
+        assert segment is not None, "write() attached it"
+        assert handle is not None, "write() attached it"
+        os.fdatasync(handle)
+        segment.start, segment.position = chunk.start, chunk.position
+        if segment.index is not None:
+            segment.index.extend(chunk.marks)
+        segment.next_file = chunk.next_file
+        segment.boundary = max(chunk.boundary, FIRST_OFFSET)
+        segment.size = self._size
+
+
+def _read_seal(directory: Path) -> int:
+    path = directory / SEAL_FILE
+    if not path.exists():
+        return 0
+    try:
+        return int(json.loads(path.read_bytes())["epoch"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}", hint='write the epoch it sealed, as {"epoch": N}') from error

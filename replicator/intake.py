@@ -1,0 +1,130 @@
+"""From a socket to the disk: everything received together is one write and one fdatasync. Used by pull and level."""
+
+import os
+import select
+import socket
+import threading
+from contextlib import suppress
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.errors import DeadlinePassed, Unreachable
+from cluster.position import Position
+from cluster.settings import Timing
+from replicator.archive import EpochArchive, EpochWriter
+from replicator.framing import MIB, NEED_DATA, PacketFramer
+from replicator.metrics import Metrics
+from replicator.receiving import Reply, StreamReader
+from replicator.source import Target, Wanted, opened
+
+BATCH_BYTES_MAX = 4 * MIB
+
+
+class Wake:
+    """Wakes a thread that polls; any thread may ring."""
+
+    def __init__(self) -> None:
+        self.handle = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        """Make the next poll return at once."""
+        os.eventfd_write(self.handle, 1)
+
+    def clear(self) -> None:
+        """Forget the rings so far."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.handle)
+
+    def wait(self, seconds: float) -> None:
+        """Return when rung, or after `seconds`."""
+        poller = select.poll()
+        poller.register(self.handle, select.POLLIN)
+        poller.poll(seconds * 1000)
+        self.clear()
+
+    def close(self) -> None:
+        """Give the handle back."""
+        os.close(self.handle)
+
+
+class Intake:
+    """One stream from its first packet to its end."""
+
+    def __init__(self, writer: EpochWriter, wanted: Wanted, metrics: Metrics) -> None:
+        resume = wanted.resume
+        again = resume.offset if wanted.asked_offset != resume.offset else 0
+        self._framer = PacketFramer()
+        self._writer = writer
+        self._metrics = metrics
+        self.reader = StreamReader(
+            resume.file, wanted.asked_offset, resume.position, semi_sync=wanted.semi_sync, dropped_until=again
+        )
+
+    def receive(self, raw: socket.socket) -> Reply | None:
+        """Read what has come, make it durable, and return the acknowledgement that is asked for.
+
+        Raises Unreachable at the end of the stream; what came before it is durable then.
+        """
+        reader, framer = self.reader, self._framer
+        try:
+            while True:
+                try:
+                    count = raw.recv_into(framer.space())
+                except BlockingIOError:
+                    break
+                if count == 0:
+                    raise Unreachable("the source closed the stream")
+                framer.filled(count)
+                self._metrics.received_bytes.inc(count)
+                while (packet := framer.next_packet()) is not NEED_DATA:
+                    reader.accept(packet)
+                if reader.reply_wanted or reader.ended or reader.batch_bytes >= BATCH_BYTES_MAX:
+                    break
+                reader.keep()
+        except OSError as error:
+            raise Unreachable(f"the source: {error}") from None
+        finally:
+            reply = self._store()
+        return reply
+
+    def _store(self) -> Reply | None:
+        batch = self.reader.take()
+        if batch.chunks:
+            began = clock.now()
+            self._writer.write(batch)
+            self._metrics.sync_seconds.observe((clock.now() - began) / clock.NANOS_PER_SECOND)
+            self._metrics.events.inc(sum(chunk.events for chunk in batch.chunks))
+        return batch.reply
+
+
+def fetch(
+    one: EpochArchive,
+    target: Target,
+    timing: Timing,
+    metrics: Metrics,
+    *,
+    until: Position | None,
+    deadline: Nanos,
+    stop: threading.Event,
+) -> None:
+    """Append what another replicator has of an epoch, up to `until` or its end; nobody else may be writing to it.
+
+    Raises Unreachable, DeadlinePassed, or what the other one says.
+    """
+    writer = EpochWriter(one)
+    try:
+        wanted = Wanted(resume=writer.open(), epoch=one.epoch, until_end=True)
+        intake = Intake(writer, wanted, metrics)
+        with opened(target, wanted, timing) as stream:
+            poller = select.poll()
+            poller.register(stream.socket, select.POLLIN)
+            while not intake.reader.ended and not (until is not None and one.position.covers(until)):
+                left = clock.seconds_left(deadline)
+                if left == 0.0 or stop.is_set():
+                    raise DeadlinePassed(f"epoch {one.epoch} is here up to {one.position or 'nothing'} only")
+                if poller.poll(min(left, timing.stream_deadline_ms / 1000) * 1000):
+                    intake.receive(stream.socket)
+                else:
+                    raise Unreachable(f"{target.host}:{target.port} is silent")
+    finally:
+        writer.close()

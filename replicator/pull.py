@@ -1,0 +1,226 @@
+"""The thread that pulls one epoch from its primary: receive, make durable, and only then acknowledge.
+
+It has a thread of its own so that nothing else of this process stands between a commit and its acknowledgement.
+What it may do is told by a `Standing`, which others replace at any time; it is judged immediately before the effect.
+"""
+
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+import tenacity
+
+from cluster import clock
+from cluster.clock import NANOS_PER_MS, Nanos
+from cluster.errors import Diverged, MalformedStream, OscarHaError, Refused, Unreachable
+from cluster.position import Position
+from cluster.settings import Timing
+from replicator.archive import EpochArchive, EpochWriter
+from replicator.intake import Intake, Wake
+from replicator.metrics import Metrics
+from replicator.permission import Standing, may_acknowledge, why_not, why_not_named
+from replicator.receiving import Reply
+from replicator.source import Opened, Target, Wanted, acknowledgement, opened
+
+RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 1.0
+RETRY_SLOW_SECONDS = 5.0
+"""Between attempts when a person must mend something first."""
+LIVELY_AFTER_MS = 1_000
+DRAIN_DEADLINE_MS = 50
+JOIN_DEADLINE_SECONDS = 10.0
+log = structlog.get_logger()
+
+
+class Puller:
+    """Pulls `one` from `target` until stopped. The fields without underscore may be read from any thread."""
+
+    def __init__(
+        self, one: EpochArchive, target: Target, timing: Timing, standing: Standing, metrics: Metrics,
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.one, self.target = one, target
+        self.connected = self.semi_sync = False
+        self.acknowledged: Position | None = None
+        self.server_version: str | None = None
+        self.why = "connecting"
+        self.diverged: Diverged | None = None
+        """The source does not have what we need next; it is cleared when a stream begins."""
+        self.failed: OscarHaError | None = None
+        """What ended the thread though nobody stopped it."""
+        self._timing, self._metrics, self._changed = timing, metrics, changed
+        self._standing = standing
+        self._writer = EpochWriter(one)
+        self._pending: Reply | None = None
+        self._wake = Wake()
+        self._stop = threading.Event()
+        self._gate = threading.Lock()
+        self._quiet = threading.Event()
+        self._quiet.set()
+        self._thread = threading.Thread(target=self._run, name=f"pull-epoch-{one.epoch}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stand(self, standing: Standing) -> None:
+        """Replace what we may do."""
+        self._standing = standing
+        self._wake.ring()
+
+    @property
+    def acknowledging(self) -> bool:
+        """Return whether a commit would be acknowledged now."""
+        return self.semi_sync and may_acknowledge(self._standing, clock.now())
+
+    def request_stop(self) -> None:
+        """End: what the socket holds is still archived, nothing more is acknowledged."""
+        with self._gate:
+            self._stop.set()
+        self._wake.ring()
+
+    def wait_quiet(self, seconds: float) -> bool:
+        """Return whether, `seconds` after a stop at the latest, no stream is open any more."""
+        return self._quiet.wait(seconds)
+
+    def join(self) -> None:
+        """Wait until the thread has ended, after a stop. Raises Unreachable when it does not."""
+        self._thread.join(JOIN_DEADLINE_SECONDS)
+        if self._thread.is_alive():
+            raise Unreachable("the pulling thread does not end")
+        self._wake.close()
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        retrying = tenacity.Retrying(
+            sleep=self._wake.wait,
+            wait=self._seconds_to_wait,
+            retry=tenacity.retry_if_exception_type((OscarHaError, OSError)),
+            stop=tenacity.stop_when_event_set(self._stop),
+        )
+        while not self._stop.is_set():
+            try:
+                retrying(self._stream)
+            except tenacity.RetryError:
+                break
+            except Exception as error:  # a bug of ours must be seen, not end the thread in silence
+                self.failed = Refused(f"the pulling thread failed: {error!r}")
+                log.exception("pull.failed", epoch=self.one.epoch)
+                break
+        self._end_stream("stopped" if self.failed is None else str(self.failed))
+
+    def _seconds_to_wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if self.why != str(error):
+            log.warning("pull.ended", epoch=self.one.epoch, error=str(error))
+        self.diverged = error if isinstance(error, Diverged) else None
+        self._end_stream(str(error))
+        if isinstance(error, OscarHaError) and not error.retryable and not isinstance(error, MalformedStream):
+            return RETRY_SLOW_SECONDS
+        return float(min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(state.attempt_number - 1, 10)))
+
+    def _end_stream(self, why: str) -> None:
+        self.why, self.connected, self.semi_sync, self._pending = why, False, False, None
+        self._writer.close()
+        self._quiet.set()
+        self._changed()
+
+    def _stream(self) -> None:
+        """Connect and follow one stream. Returns to connect anew at once, raises to wait first."""
+        semi_sync = may_acknowledge(self._standing, clock.now())
+        resume = self._writer.open()
+        wanted = Wanted(resume=resume, semi_sync=semi_sync, permitted=lambda: self._enter(semi_sync))
+        began = clock.now()
+        try:
+            with opened(self.target, wanted, self._timing) as stream:
+                self.connected, self.semi_sync, self.server_version = True, semi_sync, stream.server_version
+                self.why, self.diverged = "streaming", None
+                self.acknowledged = resume.position if semi_sync else self.acknowledged
+                log.info("pull.connected", epoch=self.one.epoch, file=resume.file, offset=resume.offset,
+                         semi_sync=semi_sync)  # fmt: skip
+                self._changed()
+                self._follow(stream, Intake(self._writer, wanted, self._metrics))
+            self._end_stream("connecting anew")
+        except OscarHaError as error:
+            if not error.retryable or clock.ms_between(began, clock.now()) < LIVELY_AFTER_MS:
+                raise
+            log.warning("pull.ended", epoch=self.one.epoch, error=str(error))
+            self._end_stream(str(error))
+
+    def _enter(self, semi_sync: bool) -> bool:
+        """The last look before the dump is asked for."""
+        with self._gate:
+            if self._stop.is_set() or (semi_sync and not may_acknowledge(self._standing, clock.now())):
+                return False
+            self._quiet.clear()
+            return True
+
+    def _follow(self, stream: Opened, intake: Intake) -> None:
+        poller = select.poll()
+        poller.register(stream.socket, select.POLLIN)
+        poller.register(self._wake.handle, select.POLLIN)
+        heard = clock.now()
+        while True:
+            silent_ms = (clock.now() - heard) // NANOS_PER_MS
+            ready = poller.poll(max(0, self._timing.stream_deadline_ms - silent_ms))
+            if not ready:
+                raise Unreachable(f"the primary is silent for {self._timing.stream_deadline_ms} ms")
+            if any(handle == self._wake.handle for handle, _ in ready):
+                self._wake.clear()
+                if self._stop.is_set():
+                    self._drain(stream, intake)
+                    return
+                if self._mode_changed():
+                    return
+                self._acknowledge(stream)
+            if any(handle != self._wake.handle for handle, _ in ready):
+                self._receive(stream, intake)
+                heard = clock.now()
+
+    def _receive(self, stream: Opened, intake: Intake) -> None:
+        reply = intake.receive(stream.socket)
+        if reply is not None:
+            self._pending = reply
+            self._acknowledge(stream)
+        if intake.reader.ended:
+            raise Unreachable("the primary ended the stream")
+        self._changed()
+
+    def _acknowledge(self, stream: Opened) -> None:
+        """Send the acknowledgement that is due, if we may at this very moment."""
+        reply = self._pending
+        if reply is None or self._stop.is_set() or not may_acknowledge(self._standing, clock.now()):
+            return
+        try:
+            stream.socket.sendall(acknowledgement(reply.file, reply.offset))
+        except OSError as error:
+            raise Unreachable(f"the acknowledgement could not be sent: {error}") from None
+        self._pending = None
+        self.acknowledged = reply.position
+        self._metrics.acknowledgements.inc()
+
+    def _mode_changed(self) -> bool:
+        """Connect anew when we became an acker, or are none any more. A lease that ended may come back: wait."""
+        if self.semi_sync:
+            return why_not_named(self._standing) is not None
+        return may_acknowledge(self._standing, clock.now())
+
+    def _drain(self, stream: Opened, intake: Intake) -> None:
+        """Archive what the socket still holds: a primary that died may have sent more than we have read."""
+        deadline: Nanos = clock.after(clock.now(), DRAIN_DEADLINE_MS)
+        poller = select.poll()
+        poller.register(stream.socket, select.POLLIN)
+        with suppress(OscarHaError):  # its end is what we read for
+            while poller.poll(0) and clock.now() < deadline:
+                intake.receive(stream.socket)
+
+    def reason(self) -> str:
+        """Return in words what it does, and why it does not acknowledge."""
+        if not self.connected:
+            return self.why
+        reason = why_not(self._standing, clock.now())
+        return (
+            "acknowledging" if reason is None and self.semi_sync else f"archiving only: {reason or 'connecting anew'}"
+        )

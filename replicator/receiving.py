@@ -1,0 +1,241 @@
+"""What the packets of a binlog stream become: chunks of bytes to append, and at most one acknowledgement. No IO.
+
+Bytes are counted here, the 32-bit end position of an event is only compared. Artificial events (flag 0x20, heartbeats,
+a format description without a position) steer the stream and are never archived (TRAPS.md 2, 3).
+"""
+
+from dataclasses import dataclass, field
+from struct import Struct
+
+from cluster.errors import Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
+from cluster.position import Position
+from replicator.events import (
+    FIRST_OFFSET,
+    FLAG_ARTIFICIAL,
+    GroupTracker,
+    Kind,
+    position_of_list,
+    require_crc32,
+    require_known,
+    rotate_target,
+)
+from replicator.framing import EventHeader, checked_event
+
+PACKET_OK, PACKET_EOF, PACKET_ERROR = 0x00, 0xFE, 0xFF
+EOF_BYTES_MAX = 8
+SEMI_SYNC_MARK = 0xEF
+INDEX_EVERY_BYTES = 256 * 1024
+U32_MASK = 0xFFFFFFFF
+_ERROR = Struct("<BH")
+ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698})
+SAME_SERVER_ID = 4052
+BINLOG_ERROR = 1236
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive events of one file, to be written at `offset`; what the file is known to be afterwards."""
+
+    file: str
+    offset: int
+    start: Position
+    """The position before the file's first event, as its Gtid_list says."""
+    parts: list[memoryview] = field(default_factory=list)
+    size: int = 0
+    boundary: int = 0
+    """The last group boundary in the file; 0 while it has none, so that it is begun again."""
+    position: Position = field(default_factory=Position)
+    """The position at the boundary."""
+    marks: list[tuple[int, Position]] = field(default_factory=list)
+    """New entries of the sparse index: a boundary and the position there."""
+    next_file: str | None = None
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An acknowledgement that the primary asked for."""
+
+    file: str
+    offset: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything received together."""
+
+    chunks: tuple[Chunk, ...]
+    reply: Reply | None
+
+
+class StreamReader:
+    """Follows one stream that begins at `file` and `offset`, where the position is `position`.
+
+    With `dropped_until` the events before that offset come again and are dropped: a dump command cannot name an
+    offset above 4 GiB, so such a file is read from its beginning.
+    """
+
+    def __init__(self, file: str, offset: int, position: Position, *, semi_sync: bool, dropped_until: int = 0) -> None:
+        self._tracker = GroupTracker(position)
+        self._file, self._offset = file, offset
+        self._dropped_until = dropped_until
+        self._lead = 3 if semi_sync else 1
+        self._semi_sync = semi_sync
+        self._confirmed = False
+        """The source has said that it begins where we asked."""
+        self._start = position
+        self._listed = offset > FIRST_OFFSET or dropped_until > 0
+        """The file's Gtid_list was seen."""
+        self._boundary = offset if self._listed else 0
+        self._marked = offset
+        self._chunks: list[Chunk] = []
+        self._reply: Reply | None = None
+        self.ended = False
+        self.batch_bytes = 0
+
+    def accept(self, packet: memoryview) -> None:
+        """Take the next packet. Raises what the source says is wrong, or MalformedStream."""
+        if len(packet) == 0:
+            raise MalformedStream("an empty packet in a binlog stream")
+        if packet[0] != PACKET_OK:
+            self._no_event(packet)
+            return
+        if self._semi_sync and (len(packet) < self._lead or packet[1] != SEMI_SYNC_MARK):
+            raise MalformedStream("an event without its semi-synchronous mark")
+        event = packet[self._lead :]
+        header = checked_event(event)
+        described_only = header.kind == Kind.FORMAT_DESCRIPTION and header.end_position == 0
+        if header.flags & FLAG_ARTIFICIAL or header.kind == Kind.HEARTBEAT or described_only:
+            self._artificial(header, event)
+        else:
+            self._real(header, event)
+            if self._semi_sync and packet[2]:
+                self._reply = Reply(self._file, self._offset, self._tracker.position)
+
+    def take(self) -> Batch:
+        """Return what was received since the last call."""
+        batch = Batch(tuple(self._chunks), self._reply)
+        for chunk in batch.chunks[-1:]:
+            chunk.position = self._tracker_position(chunk)
+        self._chunks, self._reply, self.batch_bytes = [], None, 0
+        return batch
+
+    def keep(self) -> None:
+        """Copy what was received, so that the buffer it lies in can be used again."""
+        for chunk in self._chunks:
+            chunk.parts = [memoryview(b"".join(chunk.parts))]
+
+    @property
+    def reply_wanted(self) -> bool:
+        """Return whether the primary waits for an acknowledgement of something received."""
+        return self._reply is not None
+
+    @property
+    def in_group(self) -> bool:
+        """Return whether the last event received was inside a group."""
+        return self._tracker.in_group
+
+    # -- below ------------------------------------------------------------------------------------------------------
+
+    def _tracker_position(self, chunk: Chunk) -> Position:
+        return self._tracker.position if chunk.boundary else chunk.start
+
+    def _no_event(self, packet: memoryview) -> None:
+        if packet[0] == PACKET_EOF and len(packet) <= EOF_BYTES_MAX:
+            self.ended = True
+            return
+        if packet[0] == PACKET_ERROR and len(packet) >= _ERROR.size:
+            raise error_of(packet)
+        raise MalformedStream(f"a packet that begins with 0x{packet[0]:02x} in a binlog stream")
+
+    def _artificial(self, header: EventHeader, event: memoryview) -> None:
+        if header.kind == Kind.FORMAT_DESCRIPTION:
+            require_crc32(event)
+        if header.kind != Kind.ROTATE:
+            return
+        file, offset = rotate_target(event)
+        if not self._confirmed or file == self._file:
+            if (file, offset) != (self._file, self._offset):
+                raise Diverged(f"the source begins at {file}:{offset} instead of {self._file}:{self._offset}")
+            self._confirmed = True
+            return
+        if offset != FIRST_OFFSET:
+            raise MalformedStream(f"the source goes on in {file} at {offset}")
+        self._begin_file(file)
+
+    def _begin_file(self, file: str) -> None:
+        self._finish_chunk()
+        self._tracker.begin_file()
+        self._file, self._offset, self._boundary = file, FIRST_OFFSET, 0
+        self._start, self._listed, self._marked = self._tracker.position, False, FIRST_OFFSET
+
+    def _finish_chunk(self) -> None:
+        if self._chunks:
+            self._chunks[-1].position = self._tracker_position(self._chunks[-1])
+
+    def _real(self, header: EventHeader, event: memoryview) -> None:
+        if not self._confirmed:
+            raise MalformedStream("events before the source said where it begins")
+        end = self._offset + header.size
+        if header.end_position and header.end_position != end & U32_MASK:
+            raise MalformedStream(
+                f"{self._file}:{self._offset}: the event ends at {end}, it says {header.end_position}"
+            )
+        if end <= self._dropped_until:
+            self._offset = end
+            return
+        require_known(header)
+        chunk = self._chunk()
+        boundary = self._tracker.follow(header, event)
+        chunk.parts.append(event)
+        chunk.size += header.size
+        chunk.events += 1
+        self.batch_bytes += header.size
+        self._offset = end
+        if header.kind == Kind.GTID_LIST:
+            self._check_list(chunk, event)
+        if boundary and self._listed:
+            self._at_boundary(header, event, chunk)
+
+    def _at_boundary(self, header: EventHeader, event: memoryview, chunk: Chunk) -> None:
+        self._boundary = chunk.boundary = self._offset
+        if header.kind == Kind.ROTATE:
+            chunk.next_file = rotate_target(event)[0]
+        if self._offset - self._marked >= INDEX_EVERY_BYTES:
+            self._marked = self._offset
+            chunk.marks.append((self._offset, self._tracker.position))
+
+    def _chunk(self) -> Chunk:
+        if not self._chunks or self._chunks[-1].file != self._file:
+            self._chunks.append(Chunk(self._file, self._offset, self._start, boundary=self._boundary))
+        return self._chunks[-1]
+
+    def _check_list(self, chunk: Chunk, event: memoryview) -> None:
+        """The file says what stands before it: that must be what we have, or bytes are missing between."""
+        stated = position_of_list(event)
+        if stated != self._start:
+            raise Diverged(
+                f"{self._file} begins after {stated or 'nothing'}, our archive ends after {self._start or 'nothing'}"
+            )
+        self._listed = True
+        chunk.start = stated
+
+
+def error_of(packet: memoryview) -> OscarHaError:
+    """Return the error that an error packet of the source stands for."""
+    code = _ERROR.unpack_from(packet)[1]
+    text = bytes(packet[_ERROR.size :]).decode(errors="replace")
+    return error_for(code, text[6:] if text.startswith("#") else text)
+
+
+def error_for(code: int, text: str) -> OscarHaError:
+    """Return the error for a code of the database: who should do what."""
+    said = f"the source answers {code}: {text}"
+    if code in ACCESS_DENIED:
+        return Unauthorized(said, hint="mend accounts.replication_user and its password file, or the grant")
+    if code == SAME_SERVER_ID:
+        return Refused(said, hint="another replica uses our server_id: end one of the two")
+    if code == BINLOG_ERROR:
+        return Diverged(said, hint="what we ask for is not in its binlog; another replicator may have it")
+    return Unreachable(said)

@@ -1,0 +1,374 @@
+"""One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
+
+Three loops: records (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, fill,
+pull). The pulling thread is the only one that acknowledges; what it may do is handed to it as a `Standing`.
+"""
+
+import asyncio
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from cluster import clock
+from cluster.clock import Nanos
+from cluster.coordination import Coordination
+from cluster.errors import BadInput, DeadlinePassed, Diverged, OscarHaError, Refused, Unreachable
+from cluster.position import Position
+from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
+from cluster.settings import Secrets, Settings
+from replicator.archive import Archive, EpochArchive
+from replicator.follow import epoch_to_pull, past_epochs
+from replicator.intake import fetch
+from replicator.metrics import Metrics
+from replicator.permission import Standing
+from replicator.pull import Puller
+from replicator.source import Target
+from replicator.streaming import News
+
+FILL_EVERY_MS = 2_000
+GAP_PATIENCE_MS = 10_000
+"""So long nobody could supply what is missing: then it is recorded as a gap, and we go on."""
+READ_AGAIN_MS = 10_000
+QUIET_DEADLINE_SECONDS = 5.0
+log = structlog.get_logger()
+
+
+class Service:
+    """Everything of a replicator but its two servers. All methods are coroutines of one loop."""
+
+    def __init__(
+        self, settings: Settings, site: str, secrets: Secrets, archive: Archive, coordination: Coordination,
+        metrics: Metrics, news: News,
+    ) -> None:  # fmt: skip
+        self.settings, self.archive, self.news, self.metrics = settings, archive, news, metrics
+        self.us = settings.replicator(site)
+        self._secrets, self._coordination = secrets, coordination
+        self._record: EpochRecord | None = None
+        self._durability: DurabilityRecord | None = None
+        self._sealing = archive.sealed_epoch
+        self._puller: Puller | None = None
+        self._loop = asyncio.get_running_loop()
+        self._told = False
+        self._stopping = threading.Event()
+        self._records_changed, self._report_changed, self._follow_now = (
+            asyncio.Event(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
+        self._writing = asyncio.Lock()
+        """Held by whoever changes epochs that are not being pulled: the follow loop, or level."""
+        self._gap_since: Nanos | None = None
+        self._tried_at: Nanos | None = None
+        self._idle_why = "starting"
+        self._published: ReplicatorReport | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises what must end this process."""
+        self._coordination.listen(self._on_connection)
+        for event in (self._records_changed, self._report_changed, self._follow_now):
+            event.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_loop())
+                group.create_task(self._publish_loop())
+                group.create_task(self._follow_loop())
+        finally:
+            await self._stop_pulling()
+
+    def _on_connection(self, connected: bool) -> None:
+        if connected:
+            self._records_changed.set()
+        self._report_changed.set()
+
+    async def _read_loop(self) -> None:
+        while True:
+            await _wait(self._records_changed, READ_AGAIN_MS)
+            watch = self._records_changed.is_set()
+            self._records_changed.clear()
+            try:
+                await self._read_records(watch=watch)
+            except Unreachable:
+                await asyncio.sleep(self.settings.timing.probe_interval_ms / 1000)
+                self._records_changed.set()
+
+    async def _read_records(self, *, watch: bool) -> None:
+        """Read both records; only after news they are watched anew, so that watches do not pile up."""
+        news = self._records_changed.set if watch else None
+        found = await self._coordination.read(EpochRecord, "epoch", watch=news)
+        durable = await self._coordination.read(DurabilityRecord, "durability", watch=news)
+        record = None if found is None else found[0]
+        durability = None if durable is None else durable[0]
+        if (record, durability) != (self._record, self._durability):
+            self._record, self._durability = record, durability
+            self._stand()
+            self._follow_now.set()
+            self._report_changed.set()
+
+    async def _publish_loop(self) -> None:
+        while True:
+            await _wait(self._report_changed, self.settings.timing.renew_interval_ms)
+            self._report_changed.clear()
+            report = self.report()
+            with suppress(Unreachable):
+                await self._coordination.publish(f"replicators/{self.us.site}", report)
+                self._published = report
+            self._stand()
+
+    # -- what is said -----------------------------------------------------------------------------------------------
+
+    def report(self) -> ReplicatorReport:
+        """Return what we have and may do, as of now."""
+        puller, newest = self._puller, self.archive.position
+        position = None if newest is None else str(newest)
+        connected = puller is not None and puller.connected
+        acknowledged = None if puller is None or puller.acknowledged is None else str(puller.acknowledged)
+        why = self._idle_why if puller is None else puller.reason()
+        gaps = self.gaps()
+        self.metrics.connected.set(connected)
+        self.metrics.acknowledging.set(puller is not None and puller.acknowledging)
+        self.metrics.epoch.set(0 if puller is None else puller.one.epoch)
+        self.metrics.sealed_epoch.set(self.archive.sealed_epoch)
+        self.metrics.gaps.set(len(gaps))
+        orphans = self.archive.orphans
+        self.metrics.orphans.set(orphans)
+        return ReplicatorReport(
+            site=self.us.site, epoch=max(self.archive.epochs, default=0), sealed_epoch=self.archive.sealed_epoch,
+            connected=connected, acknowledging=puller is not None and puller.acknowledging,
+            received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
+            server_version=None if puller is None else puller.server_version,
+            why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps),
+            host=self.us.host, port=self.us.port, url=self.us.url,
+        )  # fmt: skip
+
+    def gaps(self) -> list[EpochArchive]:
+        """Return the ended epochs whose end is not here."""
+        return [one for one in self.archive.epochs.values() if one.end is not None and not one.complete]
+
+    def _standing(self, epoch: int) -> Standing:
+        record = self._record
+        primary_site = None
+        if record is not None and record.epoch == epoch:
+            primary_site = self.settings.node(record.primary).site
+        patient = self._gap_since is not None and clock.ms_between(self._gap_since, clock.now()) < GAP_PATIENCE_MS
+        return Standing(
+            site=self.us.site, epoch=epoch, primary_site=primary_site, durability=self._durability,
+            sealed_epoch=max(self.archive.sealed_epoch, self._sealing),
+            whole=not (patient and self.gaps()), lease_until=self._coordination.lease_until,
+        )  # fmt: skip
+
+    def _stand(self) -> None:
+        if self._puller is not None:
+            self._puller.stand(self._standing(self._puller.one.epoch))
+
+    def _progress(self) -> None:
+        """Runs in the pulling thread, after the acknowledgement: wake the loop, once."""
+        if not self._told:
+            self._told = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._progressed)
+
+    def _progressed(self) -> None:
+        self._told = False
+        self.news.tell()
+        puller, said = self._puller, self._published
+        if puller is None or said is None:
+            return
+        if (puller.connected, puller.acknowledging) != (said.connected, said.acknowledging):
+            self._report_changed.set()
+        if puller.failed is not None or puller.diverged is not None:
+            self._follow_now.set()
+
+    # -- seal and level ---------------------------------------------------------------------------------------------
+
+    async def seal(self, epoch: int, until: Position | None, deadline: Nanos) -> tuple[int, Position | None]:
+        """Promise durably to acknowledge nothing of `epoch` or older; return the sealed epoch and what is here.
+
+        Raises DeadlinePassed, without a promise, when `until` is not here in time.
+        """
+        if epoch > self.archive.sealed_epoch:
+            if until is not None:
+                await self._until(epoch, until, deadline)
+            self._sealing = max(self._sealing, epoch)
+            self._stand()
+            puller = self._puller
+            if puller is not None and puller.one.epoch <= epoch:
+                puller.request_stop()
+                if not await asyncio.to_thread(puller.wait_quiet, QUIET_DEADLINE_SECONDS):
+                    raise Unreachable("the pulling thread does not end its stream")
+            await asyncio.to_thread(self.archive.seal, self._sealing)
+            log.info("sealed", epoch=epoch, durable=str(self._durable(epoch)))
+            self._report_changed.set()
+            self._follow_now.set()
+        return self.archive.sealed_epoch, self._durable(epoch)
+
+    def _durable(self, epoch: int) -> Position | None:
+        upto = [one for number, one in self.archive.epochs.items() if number <= epoch]
+        return upto[-1].position if upto else None
+
+    async def _until(self, epoch: int, until: Position, deadline: Nanos) -> None:
+        while True:
+            news = self.news.next
+            here = self._durable(epoch)
+            if here is not None and here.covers(until):
+                return
+            left = clock.seconds_left(deadline)
+            if left == 0.0:
+                raise DeadlinePassed(f"{until} is not here, only {here or 'nothing'}")
+            await _wait(news, left * 1000)
+
+    async def level(self, epoch: int, host: str, port: int, until: Position | None, deadline: Nanos) -> Position | None:
+        """Fetch what is missing of `epoch` from another replicator; return what is here then."""
+        puller = self._puller
+        if puller is not None and puller.one.epoch == epoch and epoch > self.archive.sealed_epoch:
+            raise Refused(f"epoch {epoch} is being pulled from its primary", hint="seal it first")
+        async with self._writing:
+            await self._stop_pulling(epoch)
+            one = self._begun(epoch)
+            if until is None or not one.position.covers(until):
+                await self._fetch(one, self._peer(host, port), until, deadline)
+        here = self._durable(epoch)
+        if until is not None and (here is None or not here.covers(until)):
+            raise Refused(f"{host}:{port} has epoch {epoch} only up to {here or 'nothing'}, not {until}",
+                          hint="level with the replicator that is most advanced")  # fmt: skip
+        return here
+
+    def _begun(self, epoch: int) -> EpochArchive:
+        lineage = () if self._record is None else self._record.lineage
+        entry = next((entry for entry in lineage if entry.epoch == epoch), None)
+        if entry is None:
+            known = self.archive.epochs.get(epoch)
+            if known is None:
+                raise BadInput(f"epoch {epoch} is not in the lineage", hint="name an epoch that ZooKeeper records")
+            return known
+        return self.archive.begin(entry)
+
+    def _peer(self, host: str, port: int) -> Target:
+        return Target(host=host, port=port, user=self.settings.accounts.replication_user,
+                      password=self._secrets.replication, our_server_id=self.us.server_id)  # fmt: skip
+
+    async def _fetch(self, one: EpochArchive, peer: Target, until: Position | None, deadline: Nanos) -> None:
+        before = one.position
+        try:
+            await asyncio.to_thread(fetch, one, peer, self.settings.timing, self.metrics,
+                                    until=until, deadline=deadline, stop=self._stopping)  # fmt: skip
+        finally:
+            log.info("levelled", epoch=one.epoch, peer=f"{peer.host}:{peer.port}",
+                     before=str(before), durable=str(one.position))  # fmt: skip
+            self.news.tell()
+            self._report_changed.set()
+
+    # -- follow the epochs ------------------------------------------------------------------------------------------
+
+    async def _follow_loop(self) -> None:
+        while True:
+            await _wait(self._follow_now, FILL_EVERY_MS if self.gaps() else self.settings.timing.session_ttl_ms)
+            self._follow_now.clear()
+            try:
+                async with self._writing:
+                    await self._follow()
+                await self._fill()
+            except OscarHaError as error:
+                if not error.retryable and self._idle_why != str(error):
+                    log.warning("follow.failed", error=str(error))
+                self._idle_why = str(error)
+                self._report_changed.set()
+                await asyncio.sleep(self.settings.timing.probe_interval_ms / 1000)
+                self._follow_now.set()
+
+    async def _follow(self) -> None:
+        record = self._record
+        epoch, why = epoch_to_pull(record, max(self.archive.sealed_epoch, self._sealing))
+        if self._puller is not None and (self._puller.one.epoch != epoch or self._puller.failed is not None):
+            await self._stop_pulling()
+        self._idle_why = why
+        if record is None:
+            return
+        if record.epoch > 1 and record.epoch - 1 > self.archive.sealed_epoch:
+            await asyncio.to_thread(self.archive.seal, record.epoch - 1)
+        for past in past_epochs(record.lineage, tuple(self.archive.epochs)):
+            await self._end(past.entry, past.end)
+        if epoch is not None and self._puller is None:
+            self._pull(record)
+        self._report_changed.set()
+
+    async def _end(self, entry: LineageEntry, end: Position) -> None:
+        one = self.archive.begin(entry)
+        if one.end == end and (one.complete or end.covers(one.position)):
+            return
+        await asyncio.to_thread(self.archive.end, entry.epoch, end)
+        log.info("epoch.ended", epoch=entry.epoch, end=str(end), complete=one.complete, orphans=self.archive.orphans)
+        self.news.tell()
+        if not one.complete:
+            self._gap_since, self._tried_at = self._gap_since or clock.now(), None
+
+    def _pull(self, record: EpochRecord) -> None:
+        node = self.settings.node(record.primary)
+        one = self.archive.begin(record.lineage[-1])
+        target = replace(self._peer(node.host, node.port), expected_server_id=record.server_id)
+        self._puller = Puller(one, target, self.settings.timing, self._standing(record.epoch), self.metrics,
+                              self._progress)  # fmt: skip
+        self._puller.start()
+
+    async def _stop_pulling(self, epoch: int | None = None) -> None:
+        """End the pulling thread; with `epoch` only if it writes to that one."""
+        puller = self._puller
+        if puller is None or (epoch is not None and puller.one.epoch != epoch):
+            return
+        puller.request_stop()
+        await asyncio.to_thread(puller.join)
+        if self._puller is puller:
+            self._puller = None
+
+    async def _fill(self) -> None:
+        """Fetch from other replicators what is missing of ended epochs, and what our primary has purged."""
+        gaps = self.gaps()
+        stuck = self._puller is not None and self._puller.diverged is not None
+        if not gaps:
+            self._gap_since = None
+        due = self._tried_at is None or clock.ms_between(self._tried_at, clock.now()) >= FILL_EVERY_MS
+        if not due or not (gaps or stuck):
+            return
+        self._tried_at = clock.now()
+        peers = await self._peers()
+        for one in gaps:
+            async with self._writing:
+                await self._fill_from(one, peers, one.end)
+                await asyncio.to_thread(self.archive.end, one.epoch, one.end or one.position)
+            self.news.tell()
+        if stuck and peers and self._puller is not None:
+            async with self._writing:
+                one = self._puller.one
+                await self._stop_pulling()
+                await self._fill_from(one, peers, None)
+                self._follow_now.set()
+        self._stand()
+
+    async def _fill_from(self, one: EpochArchive, peers: list[ReplicatorReport], until: Position | None) -> None:
+        for peer in peers:
+            deadline = clock.after(clock.now(), self.settings.timing.step_deadline_ms)
+            try:
+                await self._fetch(one, self._peer(peer.host, peer.port), until, deadline)
+            except (Unreachable, DeadlinePassed, Diverged, Refused) as error:
+                log.info("fill.failed", epoch=one.epoch, peer=peer.site, error=str(error))
+            if until is not None and one.position.covers(until):
+                return
+
+    async def _peers(self) -> list[ReplicatorReport]:
+        """Return the other replicators that live, the most advanced first."""
+        found = []
+        for site in await self._coordination.children("replicators"):
+            if site != self.us.site:
+                read = await self._coordination.read(ReplicatorReport, f"replicators/{site}")
+                found += [read[0]] if read is not None and read[0].durable is not None else []
+        here = self.archive.position or Position()
+        return sorted(found, key=lambda one: -here.distance(Position.parse(one.durable or "")))
+
+
+async def _wait(event: asyncio.Event, ms: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ms / 1000):
+            await event.wait()

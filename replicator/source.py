@@ -1,0 +1,207 @@
+"""The connection to a source: a primary database, or another replicator. Set-up by PyMySQL, then raw packets.
+
+Nothing of a binlog is asked for before the source has proved that it is the one we mean, and that its history agrees
+with what is archived here: `BINLOG_GTID_POS(file, offset)` must be the position we have there.
+"""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Any
+
+import pymysql
+from pymysql.connections import Connection
+
+from cluster.clock import NANOS_PER_MS
+from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unreachable
+from cluster.position import Position
+from cluster.settings import Timing
+from replicator.archive import Resume
+from replicator.events import FIRST_OFFSET
+from replicator.receiving import U32_MASK, error_for
+
+SLAVE_CAPABILITY_GTID = 4
+DUMP_NON_BLOCK = 0x01
+DUMP_ANNOTATE = 0x02
+COM_REGISTER_SLAVE, COM_BINLOG_DUMP = 0x15, 0x12
+EPOCH_VARIABLE = "@oscar_ha_epoch"
+_DUMP = Struct("<BIHI")
+_REGISTER = Struct("<BI")
+_LENGTH = Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a stream comes from."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    our_server_id: int
+    expected_server_id: int | None = None
+    """The identity a primary must have; None for another replicator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is asked of the source."""
+
+    resume: Resume
+    semi_sync: bool = False
+    epoch: int | None = None
+    """Set when the source is a replicator: the epoch to read."""
+    permitted: Callable[[], bool] = lambda: True
+    """Asked at the last moment before the dump: connecting at an offset is itself an acknowledgement (TRAPS.md 5)."""
+    until_end: bool = False
+    """End the stream at the end of what the source has."""
+
+    @property
+    def asked_offset(self) -> int:
+        """Return the offset to name: a dump command has no room for one above 4 GiB, then all of the file comes."""
+        return self.resume.offset if self.resume.offset <= U32_MASK else FIRST_OFFSET
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream that was asked for."""
+
+    socket: socket.socket
+    server_version: str
+
+
+@contextmanager
+def opened(target: Target, wanted: Wanted, timing: Timing) -> Iterator[Opened]:
+    """Connect, check, and ask for the binlog. Raises Unreachable to try again, other errors for a person."""
+    connection = _connect(target, timing)
+    try:
+        with translated():
+            version = _prepare(connection, target, wanted, timing)
+            _ask(connection, target, wanted)
+        raw: socket.socket = connection._sock  # type: ignore[attr-defined]
+        raw.setblocking(False)
+        yield Opened(raw, version)
+    finally:
+        with suppress(Exception):
+            connection._force_close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the driver and the operating system raise into errors of ours."""
+    try:
+        yield
+    except OscarHaError:
+        raise
+    except pymysql.err.MySQLError as error:
+        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        raise error_for(code, str(error.args[-1] if error.args else error)) from None
+    except (OSError, EOFError) as error:
+        raise Unreachable(f"the source: {error or type(error).__name__}") from None
+
+
+def _connect(target: Target, timing: Timing) -> "Connection[Any]":
+    deadline_seconds = timing.call_deadline_ms / 1000
+    # Our own socket, because the driver leaves its socket open when the connection is refused.
+    with translated():
+        raw = socket.create_connection((target.host, target.port), timeout=deadline_seconds)
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with translated():
+            connection: Connection[Any] = pymysql.connect(
+                host=target.host, user=target.user, password=target.password, defer_connect=True,
+                read_timeout=deadline_seconds, write_timeout=deadline_seconds, autocommit=None,
+            )  # fmt: skip
+            connection.connect(raw)
+    except OscarHaError:
+        raw.close()
+        raise
+    return connection
+
+
+def _prepare(connection: "Connection[Any]", target: Target, wanted: Wanted, timing: Timing) -> str:
+    with connection.cursor() as cursor:
+        if wanted.epoch is None:
+            require_fit(_variables(cursor), target)
+        else:
+            cursor.execute(f"SET {EPOCH_VARIABLE} = {wanted.epoch:d}")
+        _require_same_history(cursor, wanted.resume)
+        heartbeat_nanos = timing.heartbeat_interval_ms * NANOS_PER_MS
+        statements = [
+            "SET @master_binlog_checksum = @@global.binlog_checksum",
+            f"SET @mariadb_slave_capability = {SLAVE_CAPABILITY_GTID}",
+            f"SET @master_heartbeat_period = {heartbeat_nanos}",
+        ]
+        if wanted.semi_sync:
+            statements.append("SET @rpl_semi_sync_slave = 1")
+        for statement in statements:
+            cursor.execute(statement)
+    return str(connection.get_server_info())  # type: ignore[no-untyped-call]
+
+
+def _variables(cursor: Any) -> dict[str, str]:
+    cursor.execute(
+        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_id', 'binlog_format', 'binlog_checksum', 'log_bin',"
+        " 'gtid_strict_mode', 'binlog_storage_engine', 'encrypt_binlog')"
+    )
+    return {str(name).lower(): str(value) for name, value in cursor.fetchall()}
+
+
+def require_fit(variables: dict[str, str], target: Target) -> None:
+    """Raise unless a database is the one we mean and writes a binlog that can be archived."""
+    identity = variables.get("server_id", "")
+    if identity != str(target.expected_server_id):
+        raise Refused(f"the database at {target.host}:{target.port} has server_id {identity},"
+                      f" the epoch's primary has {target.expected_server_id}",
+                      hint="the settings name the wrong address, or another server took its place")  # fmt: skip
+    if variables.get("binlog_storage_engine"):
+        raise BadInput("the primary keeps its binlog in InnoDB, which has no semi-synchronous replication",
+                       hint="unset binlog_storage_engine")  # fmt: skip
+    required = {"log_bin": "ON", "binlog_format": "ROW", "gtid_strict_mode": "ON", "binlog_checksum": "CRC32",
+                "encrypt_binlog": "OFF"}  # fmt: skip
+    wrong = [f"{name}={variables.get(name)} instead of {value}" for name, value in required.items()
+             if variables.get(name, value).upper() != value]  # fmt: skip
+    if wrong:
+        raise BadInput(f"the primary has {', '.join(wrong)}", hint="mend its configuration and restart it")
+
+
+def _require_same_history(cursor: Any, resume: Resume) -> None:
+    if resume.offset == FIRST_OFFSET:
+        return  # the file's own Gtid_list says it
+    cursor.execute("SELECT BINLOG_GTID_POS(%s, %s)", (resume.file, resume.offset))
+    (stated,) = cursor.fetchone()
+    if stated is None:
+        raise Diverged(f"the source has no {resume.file}:{resume.offset}",
+                       hint="its binlog was cut, purged or reset; another replicator may have the rest")  # fmt: skip
+    if Position.parse(str(stated)) != resume.position:
+        raise Diverged(f"at {resume.file}:{resume.offset} the source is at {stated or 'nothing'},"
+                       f" our archive at {resume.position or 'nothing'}",
+                       hint="the two histories are not one; nothing is rewound by itself")  # fmt: skip
+
+
+def _ask(connection: "Connection[Any]", target: Target, wanted: Wanted) -> None:
+    raw: socket.socket = connection._sock  # type: ignore[attr-defined]
+    # Server id, then empty host, user, password; port, rank and master id are zero.
+    raw.sendall(_command(_REGISTER.pack(COM_REGISTER_SLAVE, target.our_server_id) + bytes(3 + 2 + 4 + 4)))
+    connection._next_seq_id = 1  # type: ignore[attr-defined]
+    connection._read_packet()  # type: ignore[no-untyped-call]
+    if not wanted.permitted():
+        raise Unreachable("what we may do changed while we connected")
+    flags = DUMP_ANNOTATE | (DUMP_NON_BLOCK if wanted.until_end else 0)
+    dump = _DUMP.pack(COM_BINLOG_DUMP, wanted.asked_offset, flags, target.our_server_id)
+    raw.sendall(_command(dump + wanted.resume.file.encode()))
+
+
+def _command(payload: bytes) -> bytes:
+    if len(payload) > U32_MASK >> 8:
+        raise MalformedStream(f"a command of {len(payload)} bytes")
+    return _LENGTH.pack(len(payload))[:3] + b"\0" + payload
+
+
+def acknowledgement(file: str, offset: int) -> bytes:
+    """Return the packet that acknowledges everything up to `offset` of `file`."""
+    payload = b"\xef" + offset.to_bytes(8, "little") + file.encode()
+    return _LENGTH.pack(len(payload))[:3] + b"\0" + payload

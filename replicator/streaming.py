@@ -1,0 +1,167 @@
+"""One stream out of the archive: large reads, packets, back-pressure; then the live tail, with heartbeats when idle.
+
+What is sent is decided by `boundary` alone: durable bytes of whole groups. A stream that has sent what was cut off
+later ends with an error: its reader has transactions that no primary kept.
+"""
+
+import asyncio
+import os
+
+from cluster.errors import Diverged, Refused
+from replicator import events, lookup, segments, wire
+from replicator.archive import Archive, EpochArchive
+from replicator.events import FIRST_OFFSET
+from replicator.framing import HEADER, HEADER_BYTES, KIB, EventHeader
+from replicator.lookup import Place
+from replicator.metrics import Metrics
+from replicator.segments import Segment
+
+READ_BYTES = 256 * KIB
+
+
+class Ended(Exception):
+    """Everything there is was sent, and the reader did not ask to wait for more."""
+
+
+class News:
+    """Tells every waiting stream that the archive changed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    @property
+    def next(self) -> asyncio.Event:
+        """Return the event that the next change sets; take it before you look."""
+        return self._event
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        told, self._event = self._event, asyncio.Event()
+        told.set()
+
+
+class Stream:
+    """Sends to one reader, from one place on."""
+
+    def __init__(
+        self, archive: Archive, packets: wire.EventPackets, writer: asyncio.StreamWriter, news: News, metrics: Metrics,
+        *, server_id: int, heartbeat_seconds: float, epoch: int | None, until_end: bool,
+    ) -> None:  # fmt: skip
+        self.epoch = epoch
+        self._archive, self._packets, self._writer, self._news, self._metrics = archive, packets, writer, news, metrics
+        self._server_id, self._heartbeat_seconds, self._until_end = server_id, heartbeat_seconds, until_end
+
+    async def follow_place(self, place: Place) -> None:
+        """Send everything behind `place`, through all epochs, for ever. Raises when it cannot go on."""
+        self._packets.skip(place.skipped, place.position)
+        await self._begin(place.segment, place.offset)
+        one, segment, offset = place.one, place.segment, place.offset
+        while True:
+            offset = await self._file(segment, offset)
+            one, segment, offset = await self._next(one, segment, offset)
+
+    async def follow_file(self, file: str, offset: int) -> None:
+        """Send the files of one epoch from an offset on. Raises Ended, or Diverged when the offset is not here."""
+        one = self._archive.epochs.get(self.epoch or 0)
+        if one is None:
+            raise Refused(f"epoch {self.epoch} is not in this archive")
+        resume = one.resume()
+        if (file, offset) == (resume.file, resume.offset) and one.segment(file) is None:
+            await self._rotate(file, offset)
+            raise Ended
+        segment = one.segment(file)
+        if segment is None or await asyncio.to_thread(lookup.position_at, one, file, offset) is None:
+            raise Diverged(f"{file}:{offset} is not a boundary of epoch {one.epoch} in this archive")
+        while True:
+            await self._begin(segment, offset)
+            await self._file(segment, offset)
+            follower = one.follower(segment)
+            if follower is None:
+                raise Ended
+            segment, offset = follower, FIRST_OFFSET
+
+    # -- below ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, segment: Segment, offset: int) -> None:
+        """Say which file and offset come; in the midst of a file its description must come first."""
+        await self._rotate(segment.file, offset)
+        if offset > FIRST_OFFSET:
+            description = bytes(segments.head_of(segment.path, until=segment.size)[0])
+            again = events.described_again(description, server_id=self._server_id)
+            await self._write(self._packets.event(again))
+
+    async def _rotate(self, file: str, offset: int) -> None:
+        await self._write(self._packets.event(events.fake_rotate(file, offset, server_id=self._server_id)))
+
+    async def _file(self, segment: Segment, offset: int) -> int:
+        """Send one file from `offset` to its end, and return that. Raises Ended at the end of the newest, when nobody waits."""
+        handle = os.open(segment.path, os.O_RDONLY)
+        try:
+            while True:
+                news = self._news.next
+                # First whether it is closed, then how far it goes: the other order could miss its last bytes.
+                closed = segment.closed
+                limit = segment.size if closed and self.epoch is not None else segment.boundary
+                if limit < offset:
+                    raise Diverged(f"{segment.file} was cut at {limit}: what was sent behind it is an orphan")
+                if limit > offset:
+                    offset = await self._send(handle, offset, limit)
+                elif closed:
+                    return offset
+                elif self._until_end:
+                    raise Ended
+                else:
+                    await self._wait(news, segment.file, offset)
+        finally:
+            os.close(handle)
+
+    async def _send(self, handle: int, offset: int, limit: int) -> int:
+        """Send a piece; return the offset behind it."""
+        data = os.pread(handle, min(READ_BYTES, limit - offset), offset)
+        packets, done = self._packets.events(memoryview(data))
+        if done == 0:
+            size = EventHeader._make(HEADER.unpack_from(data)).size if len(data) >= HEADER_BYTES else 0
+            if not len(data) < size <= limit - offset:
+                raise Refused(
+                    f"the archive is damaged at offset {offset}", hint="fetch it again from another replicator"
+                )
+            data = os.pread(handle, size, offset)
+            packets, done = self._packets.events(memoryview(data))
+        await self._write(packets)
+        # Let others have their turn: `drain` returns at once while the reader keeps up.
+        await asyncio.sleep(0)
+        return offset + done
+
+    async def _write(self, data: bytes) -> None:
+        self._writer.write(data)
+        self._metrics.sent_bytes.inc(len(data))
+        await self._writer.drain()
+
+    async def _wait(self, news: asyncio.Event, file: str, offset: int) -> None:
+        """Wait for news; say that we live when there are none for the heartbeat period."""
+        try:
+            async with asyncio.timeout(self._heartbeat_seconds):
+                await news.wait()
+        except TimeoutError:
+            beat = events.heartbeat(file, offset, server_id=self._server_id)
+            await self._write(self._packets.event(beat))
+
+    async def _next(self, one: EpochArchive, segment: Segment, offset: int) -> tuple[EpochArchive, Segment, int]:
+        """Return what comes after a closed file that was sent; wait for it, and for a gap before it to be filled."""
+        while True:
+            news = self._news.next
+            if segment.boundary > offset:
+                return one, segment, offset
+            follower = one.follower(segment)
+            if follower is None and one.complete:
+                later = next((other for number, other in self._archive.epochs.items() if number > one.epoch), None)
+                if later is not None and later.complete and not later.segments:
+                    # An epoch in which nothing was written, not even its first file.
+                    one, segment, offset = later, Segment(later.directory / later.start.file, later.begin), FIRST_OFFSET
+                    continue
+                if later is not None and later.segments:
+                    one, follower = later, later.segments[0]
+            if follower is not None and follower.boundary > FIRST_OFFSET:
+                await self._begin(follower, FIRST_OFFSET)
+                return one, follower, FIRST_OFFSET
+            await self._wait(news, segment.file, offset)

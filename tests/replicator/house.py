@@ -1,0 +1,221 @@
+"""A small cluster for the replicator's tests: databases, ZooKeeper records, replicator processes; no controller.
+
+The tests play the controller: they write the epoch and durability records themselves.
+"""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
+
+from cluster import clock, records
+from cluster.position import Position
+from cluster.records import Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
+from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer
+from tests.servers.process import ServerProcess, free_port
+
+TOKEN = "token-of-the-tests"
+DEADLINE_MS = 15_000
+POLL_SECONDS = 0.01
+SITES = ("clinic", "toronto", "montreal")
+
+
+def until(condition: Callable[[], Any], *, what: str, deadline_ms: float = DEADLINE_MS) -> Any:
+    """Return the first true value of `condition`; fail at the deadline."""
+    deadline = clock.after(clock.now(), deadline_ms)
+    while not (value := condition()):
+        if clock.seconds_left(deadline) == 0.0:
+            raise AssertionError(f"not within {deadline_ms} ms: {what}")
+        time.sleep(POLL_SECONDS)
+    return value
+
+
+class House:
+    """One database and one replicator a site, named after their sites; each is started when a test wants it."""
+
+    def __init__(self, directory: Path, zookeeper: str, root: str, template: Path) -> None:
+        self.directory, self.template, self.root = directory, template, root
+        self.zookeeper = zookeeper
+        self.servers: dict[str, MariaDBServer] = {}
+        self.replicators: dict[str, ServerProcess] = {}
+        self.ports = {site: (free_port(), free_port()) for site in SITES}
+        self.node_ports = {site: free_port() for site in SITES}
+        self.lineage: list[LineageEntry] = []
+        self.client = KazooClient(hosts=zookeeper)
+        self.client.start()
+        self.settings = directory / "cluster.toml"
+        self._write_settings()
+
+    def close(self) -> None:
+        for process in self.replicators.values():
+            process.kill()
+        for server in self.servers.values():
+            server.kill()
+        self.client.stop()
+        self.client.close()
+
+    # -- databases --------------------------------------------------------------------------------------------------
+
+    def database(self, site: str, **options: object) -> MariaDBServer:
+        """Start the database of a site."""
+        server = MariaDBServer(self.directory / f"db-{site}", SITES.index(site) + 1, template=self.template, **options)
+        server.port = self.node_ports[site]
+        self.servers[site] = server
+        server.start()
+        return server
+
+    def follow(self, site: str, *, position: str | None = None, source: str | None = None) -> None:
+        """Make a standby replicate from the replicator of its site, or of another."""
+        statements = ["STOP SLAVE"]
+        if position is not None:
+            statements.append(f"SET GLOBAL gtid_slave_pos='{position}'")
+        statements += [
+            f"CHANGE MASTER TO master_host='127.0.0.1', master_port={self.ports[source or site][0]},"
+            f" master_user='{REPLICATION_USER}', master_password='{REPLICATION_PASSWORD}',"
+            " master_use_gtid=slave_pos, master_connect_retry=1, master_heartbeat_period=1",
+            "START SLAVE",
+        ]
+        self.servers[site].run(*statements)
+
+    def slave_status(self, site: str) -> dict[str, Any]:
+        connection = self.servers[site].connect()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW SLAVE STATUS")
+                row = cursor.fetchone()
+                return dict(zip([column[0] for column in cursor.description], row or (), strict=False))
+        finally:
+            connection.close()
+
+    def position(self, site: str) -> str:
+        return str(self.servers[site].value("SELECT @@gtid_binlog_pos"))
+
+    def await_applied(self, site: str, position: str, deadline_ms: float = DEADLINE_MS) -> None:
+        wanted = Position.parse(position)
+
+        def applied() -> bool:
+            return Position.parse(str(self.servers[site].value("SELECT @@gtid_slave_pos"))).covers(wanted)
+
+        try:
+            until(applied, what=f"{site} applied {position}", deadline_ms=deadline_ms)
+        except AssertionError:
+            status = self.slave_status(site)
+            told = {key: status.get(key) for key in ("Slave_IO_Running", "Slave_SQL_Running", "Last_IO_Error",
+                                                     "Last_SQL_Error", "Gtid_IO_Pos")}  # fmt: skip
+            raise AssertionError(f"{site} did not apply {position}: {told}") from None
+
+    # -- replicators ------------------------------------------------------------------------------------------------
+
+    def replicator(self, site: str) -> ServerProcess:
+        """Start the replicator of a site and wait until it answers."""
+        process = self.replicators.setdefault(site, ServerProcess(f"replicator {site}", self.directory / f"{site}.log"))
+        process.launch([str(Path(sys.executable).parent / "oscar-ha"), "replicator", "run",
+                        "--settings", str(self.settings), "--site", site])  # fmt: skip
+        process.wait_until(lambda: self.health(site) is not None, deadline_ms=DEADLINE_MS, what="answering")
+        return process
+
+    def archive(self, site: str) -> Path:
+        return self.directory / f"archive-{site}"
+
+    def health(self, site: str) -> ReplicatorReport | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[site][1]}/health", timeout=5) as answer:
+                return records.decode(ReplicatorReport, answer.read(), where="health")
+        except OSError:
+            return None
+
+    def await_health(self, site: str, condition: Callable[[ReplicatorReport], Any], *, what: str) -> ReplicatorReport:
+        def satisfied() -> ReplicatorReport | None:
+            report = self.health(site)
+            return report if report is not None and condition(report) else None
+
+        try:
+            report = until(satisfied, what=f"{site}: {what}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.health(site)}\n{self.replicators[site].log_tail()}") from None
+        assert isinstance(report, ReplicatorReport)
+        return report
+
+    def await_durable(self, site: str, position: str) -> ReplicatorReport:
+        wanted = Position.parse(position)
+        return self.await_health(
+            site, lambda report: report.durable is not None and Position.parse(report.durable).covers(wanted),
+            what=f"durable {position}",
+        )  # fmt: skip
+
+    def post(self, site: str, path: str, **body: object) -> tuple[int, dict[str, Any]]:
+        """Return status and answer of a call with the token."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports[site][1]}{path}", data=json.dumps(body).encode(), method="POST",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )  # fmt: skip
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    # -- what the controller would write ----------------------------------------------------------------------------
+
+    def begin_epoch(self, site: str, *, ackers: tuple[str, ...] = ()) -> EpochRecord:
+        """Name the database of `site` primary of the next epoch, from its present binlog file on."""
+        server = self.servers[site]
+        server.run("FLUSH BINARY LOGS")
+        file = str(server.run("SHOW MASTER STATUS")[0][0])
+        entry = LineageEntry(epoch=len(self.lineage) + 1, server_id=server.server_id, file=file,
+                             position=str(server.value("SELECT @@gtid_binlog_pos")))  # fmt: skip
+        self.lineage.append(entry)
+        record = EpochRecord(
+            epoch=entry.epoch, primary=site, server_id=server.server_id, file=file, position=entry.position,
+            since=clock.utc_now(), proof="a test", lineage=tuple(self.lineage),
+        )  # fmt: skip
+        if ackers:
+            self.name_ackers(*ackers, epoch=entry.epoch)
+        self.put("epoch", record)
+        return record
+
+    def name_ackers(self, *ackers: str, epoch: int) -> None:
+        self.put(
+            "durability", DurabilityRecord(epoch=epoch, mode=Durability.SYNC, ackers=ackers, since=clock.utc_now())
+        )
+
+    def put(self, path: str, record: object) -> None:
+        full = f"{self.root}/{path}"
+        try:
+            self.client.set(full, records.encode(record))
+        except NoNodeError:
+            self.client.create(full, records.encode(record), makepath=True)
+
+    def _write_settings(self) -> None:
+        for name, secret in (("token", TOKEN), ("admin", "x"), ("repl", REPLICATION_PASSWORD), ("verify", "x")):
+            path = self.directory / f"{name}.secret"
+            path.write_text(secret + "\n")
+            path.chmod(0o600)
+        lines = [
+            'name = "test"', f'zookeeper = ["{self.zookeeper}"]', 'initial_primary = "clinic"',
+            f"sites = {json.dumps(SITES)}", f'token_file = "{self.directory}/token.secret"',
+            "[accounts]", f'admin_password_file = "{self.directory}/admin.secret"',
+            f'replication_user = "{REPLICATION_USER}"', f'replication_password_file = "{self.directory}/repl.secret"',
+            f'verify_password_file = "{self.directory}/verify.secret"',
+            "[timing]", "session_ttl_ms = 4000", "lease_margin_ms = 500", "renew_interval_ms = 500",
+            "call_deadline_ms = 2000", "stream_deadline_ms = 2000", "heartbeat_interval_ms = 500",
+        ]  # fmt: skip
+        for number, site in enumerate(SITES, 1):
+            lines += ["[[nodes]]", f'name = "{site}"', f'site = "{site}"', f"server_id = {number}",
+                      f"port = {self.node_ports[site]}", f"watchdog_port = {free_port()}",
+                      f'pid_file = "{self.directory}/db-{site}/server.pid"']  # fmt: skip
+            lines += ["[[replicators]]", f'site = "{site}"', f"server_id = {100 + number}",
+                      f"port = {self.ports[site][0]}", f"http_port = {self.ports[site][1]}",
+                      f'archive = "{self.archive(site)}"']  # fmt: skip
+        lines += ["[[controllers]]", 'name = "one"', 'site = "clinic"', f"port = {free_port()}"]
+        root_name = self.root.rsplit("/", 1)[1]
+        lines[0] = f'name = "{root_name}"'
+        self.settings.write_text("\n".join(lines) + "\n")
