@@ -30,6 +30,8 @@ class Replication:
     port: int
     receiving: bool
     applying: bool
+    complete: bool
+    """Transactions that carry this server's own id are taken, not skipped unseen. Means nothing unless receiving."""
     error: str
     behind_seconds: float | None
     """What the server itself says; None when it does not know."""
@@ -127,7 +129,10 @@ class Session(Protocol):
     # -- following and opening --------------------------------------------------------------------------------------
 
     def follow(self, source: Replicator) -> None:
-        """Replicate from `source` from where this server is. Safe to repeat."""
+        """Replicate from `source` from where this server is. Safe to repeat; what does not run is started again.
+
+        Nothing is applied before the source has proved that nothing will be skipped. Raises Refused when it cannot.
+        """
         ...
 
     def stop_following(self) -> None:

@@ -4,6 +4,7 @@ Measured on 10.11.19; the reasons are in docs/decisions/0010 to 0013. Statements
 which accounts are locked is a fact of one server.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,7 @@ GONE = {1053, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
 """Server shuts down, query interrupted, connection killed; then the client library's own."""
 MS_PER_SECOND = 1000
 CONNECT_SECONDS_MIN = 0.05
+POLL_SECONDS = 0.01
 
 _ABLE = f"""(Host, User) IN (WITH RECURSIVE able (Host, User) AS (
  SELECT Host, User FROM mysql.global_priv WHERE CAST(JSON_VALUE(Priv, '$.access') AS UNSIGNED) & {SUPER | READ_ONLY_ADMIN}
@@ -182,11 +184,15 @@ class MariaDbSession:
             return None
         status = dict(zip(columns, row, strict=True))
         behind = status["Seconds_Behind_Master"]
+        (complete,) = self._row(
+            "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'RPL_SEMI_SYNC_SLAVE_STATUS'"
+        )
         return Replication(
             host=str(status["Master_Host"]),
             port=int(status["Master_Port"]),
             receiving=status["Slave_IO_Running"] == "Yes",
             applying=status["Slave_SQL_Running"] == "Yes",
+            complete=complete == "ON",
             error=str(status["Last_SQL_Error"] or status["Last_IO_Error"] or ""),
             behind_seconds=None if behind is None else float(behind),
         )
@@ -247,8 +253,15 @@ class MariaDbSession:
 
     def follow(self, source: Replicator) -> None:
         state = self.replication()
-        if state is not None and state.running and (state.host, state.port) == (source.host, source.port):
-            return
+        if state is None or (state.host, state.port) != (source.host, source.port):
+            self._take_source(source)
+        # A receiver whose source does not speak semi-sync drops transactions of its own server id and moves its
+        # position past them. So the applier starts only once the receiver has shown that it does not.
+        self._do("START SLAVE IO_THREAD")
+        if self._receives():
+            self._do("START SLAVE SQL_THREAD")
+
+    def _take_source(self, source: Replicator) -> None:
         self._do("STOP SLAVE")
         written, applied = self._row("SELECT @@global.gtid_binlog_pos, @@global.gtid_slave_pos")
         held = _held(str(written or ""), str(applied or ""))
@@ -260,7 +273,22 @@ class MariaDbSession:
             source.host, source.port, self._settings.accounts.replication_user, self._secrets.replication,
             self._settings.timing.heartbeat_interval_ms / MS_PER_SECOND,
         )  # fmt: skip
-        self._do("START SLAVE")
+
+    def _receives(self) -> bool:
+        """Wait a little for the receiver. False: it still tries; then a later `follow` starts the applier."""
+        deadline = clock.after(clock.now(), self._settings.timing.call_deadline_ms / 2)
+        while clock.seconds_left(deadline) > 0:
+            state = self.replication()
+            if state is not None and state.receiving and state.complete:
+                return True
+            if state is not None and state.receiving:
+                self._do("STOP SLAVE")
+                raise Refused(
+                    f"{state.host}:{state.port} does not speak semi-sync: transactions of this server's own id would be skipped",
+                    hint="replicate from a replicator of oscar-ha, with rpl_semi_sync_slave_enabled=ON",
+                )
+            time.sleep(POLL_SECONDS)
+        return False
 
     def stop_following(self) -> None:
         self._do("STOP SLAVE")

@@ -17,7 +17,7 @@ from healthcheck import api, server
 from healthcheck.memory import MemoryFile
 from healthcheck.watchdog import Watchdog
 
-START_DEADLINE_MS = 10_000.0
+START_DEADLINE_MS = 5_000.0
 app = typer.Typer(
     help="The watchdog beside one database: probes, publishes, opens and fences it.", no_args_is_help=True
 )

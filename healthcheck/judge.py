@@ -26,6 +26,8 @@ class Sighting:
     """When this process was first seen."""
     answered: Nanos | None
     """When it last answered a probe; None: never, to us."""
+    refused: bool
+    """The last probe failed. Without that its silence may be our own: we may have been frozen ourselves."""
 
 
 def judge_database(sighting: Sighting, now: Nanos, timing: Timing) -> Database:
@@ -35,7 +37,7 @@ def judge_database(sighting: Sighting, now: Nanos, timing: Timing) -> Database:
     if not sighting.alive or sighting.newborn:
         return Database.DOWN
     silent_since = sighting.answered if sighting.answered is not None else sighting.seen_since
-    if ms_between(silent_since, now) >= timing.probe_deadline_ms:
+    if sighting.refused and ms_between(silent_since, now) >= timing.probe_deadline_ms:
         return Database.HUNG
     return Database.UNKNOWN if sighting.answered is None else Database.UP
 

@@ -66,6 +66,7 @@ class Prober:
             newborn=self._newborn,
             seen_since=self.server.seen if self.server is not None else clock.now(),
             answered=self._answered,
+            refused=self.trouble is not None,
         )
         return judge_database(sighting, clock.now(), self._timing)
 
@@ -80,7 +81,7 @@ class Prober:
             self.trouble = str(error)
             return
         if found is not None:
-            self.server = found
+            self.server, self.trouble = found, None
             # One that began before us may have answered others; only one that we saw begin is certainly fenced.
             self._newborn = not first
             asyncio.get_running_loop().add_reader(found.pidfd, self._on_death, found)
@@ -136,7 +137,7 @@ class Prober:
     def _on_death(self, ended: Server) -> None:
         asyncio.get_running_loop().remove_reader(ended.pidfd)
         ended.close()
-        self.server = self._answered = self.probe = self.slow = None
+        self.server = self._answered = self.probe = self.slow = self.trouble = None
         self._died()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ from healthcheck.worker import Worker
 LEASE_LOOK_SECONDS = 0.1
 EPOCH_REREAD_SECONDS = 5.0
 ACCOUNTS_LOOK_MS = 5_000
-RESTART_REPLICATION_MS = 5_000
+RESTART_REPLICATION_MS = 2_000
 KILL_DEADLINE_MS = 1_000.0
 MS_PER_SECOND = 1000
 CAUGHT_UP_LOOKS = 2
@@ -112,7 +112,7 @@ class Watchdog:
 
     def report(self) -> NodeReport:
         """Return what we saw and what we do about it."""
-        probe, slow, database = self.prober.probe, self.prober.slow, self.prober.database()
+        probe, slow, database = self.prober.probe, self.prober.slow, self._database()
         return NodeReport(
             node=self.node.name,
             site=self.node.site,
@@ -132,6 +132,11 @@ class Watchdog:
             why=self._why(database),
             url=self.node.watchdog_url,
         )
+
+    def _database(self) -> Database:
+        """Return the state of the database; one that answers but was not dealt with yet is nobody's to use."""
+        database = self.prober.database()
+        return Database.UNKNOWN if database is Database.UP and self._met != self.prober.generation else database
 
     @property
     def resumable(self) -> bool:
@@ -273,21 +278,23 @@ class Watchdog:
 
     async def _meet(self) -> None:
         """Decide what a server process is that we have not dealt with: ours by right, a standby, or to be closed."""
-        generation = self.prober.generation
         problems = await self._actor.run(self._in_session, lambda session: session.requirements(self.node))
         if problems:
             await self._close("; ".join(problems))
             self._signal(Signal.REJECT, "; ".join(problems))
-            self._met = generation
-            return
-        self._met = generation
-        if self.resumable and self.prober.probe and not self.prober.probe.read_only and await self._resume():
-            return
-        if self._follows_already():
+        elif self._is_open_by_right() and await self._resume():
+            pass
+        elif self._follows_already():
             await self._actor.run(self._in_session, fencing.close_accounts)
             self._signal(Signal.FOLLOW, "follows as it did before the watchdog restarted")
         else:
             await self._close("the lease ended" if self.resumable else "born fenced: nobody has opened it")
+        self._met = self.prober.generation
+        self._tell_changes()
+
+    def _is_open_by_right(self) -> bool:
+        """Return whether it is the primary we opened before we were restarted."""
+        return self.resumable and self.prober.probe is not None and not self.prober.probe.read_only
 
     def _follows_already(self) -> bool:
         """Return whether the server is closed and replicates from where it should: only we were away."""
@@ -330,6 +337,11 @@ class Watchdog:
             return
         if slow.replication is None:
             self._signal(Signal.LOST_SOURCE, "replication has no source: somebody removed it")
+        elif slow.replication.receiving and not slow.replication.complete:
+            await self._actor.run(self._in_session, lambda session: session.stop_following())
+            self._signal(
+                Signal.LOST_SOURCE, "its source does not speak semi-sync: our own transactions would be skipped"
+            )
         elif not slow.replication.running:
             self._caught_up_looks = 0
             if self._restart.due():
@@ -472,7 +484,8 @@ class Watchdog:
             refusal = judge.why_not_open(self.node.name, generation, record, self.memory)
             if refusal is not None:
                 raise Refused(refusal, hint="promote it first")
-            self._require_up(Signal.OPEN)
+            if self.prober.database() is not Database.UP:
+                raise Unreachable(f"the database is {self.prober.database().value}")
             await self._remember(replace(self.memory, opened_epoch=record.epoch))
             await self._take_lease()
             await self._actor.run(self._in_session, self._open_writes)
@@ -611,8 +624,8 @@ class Watchdog:
             raise FencedOut(f"epoch {record.epoch} names {record.primary}")
 
     def _require_up(self, signal: Signal) -> None:
-        database = self.prober.database()
-        if database is not Database.UP or self._met != self.prober.generation:
+        database = self._database()
+        if database is not Database.UP:
             raise Unreachable(f"the database is {database.value}: {self.prober.trouble or self.why}")
         if not allows(self.role, signal):
             raise Refused(f"a node that is {self.role.value} cannot {signal.value}: {self.why}")

@@ -223,9 +223,7 @@ class Site:
         self.directory = directory
         self.settings, self.settings_path = make_settings(directory, zookeeper, name, **timing)
         self.one = DatabaseNode(self.settings.node("one"), self.settings, directory / "one", template)
-        self.two = DatabaseNode(
-            self.settings.node("two"), self.settings, directory / "two", template, rpl_semi_sync_slave_enabled="ON"
-        )
+        self.two = DatabaseNode(self.settings.node("two"), self.settings, directory / "two", template)
         self.watchdog_one = self.watchdog("one")
         self.watchdog_two = self.watchdog("two")
         self.zookeeper = KazooClient(hosts=zookeeper, timeout=10)
@@ -277,7 +275,7 @@ class Site:
     def make_primary(self, epoch: int = 1, watchdog: WatchdogProcess | None = None) -> None:
         """Promote, record and open; node one unless another is given."""
         watchdog = watchdog or self.watchdog_one
-        watchdog.wait_for(database="up", role="fenced")
+        watchdog.wait_for(database="up")
         promoted = watchdog.done("promote", epoch=epoch)
         self.record_epoch(epoch, watchdog.node.name, promoted)
         watchdog.done("open", epoch=epoch)

@@ -1,0 +1,155 @@
+"""The steps of a plan as the watchdog does them: each carries its epoch, each may be repeated."""
+
+import pytest
+
+from tests.healthcheck.site import Site, eventually
+
+pytestmark = pytest.mark.servers
+
+
+def code_of(answer: tuple[int, dict[str, dict[str, str]]]) -> tuple[int, str]:
+    return answer[0], answer[1]["error"]["code"]
+
+
+def test_promote_and_open_may_be_repeated(site: Site) -> None:
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+    first = site.watchdog_one.done("promote", epoch=1)
+    again = site.watchdog_one.done("promote", epoch=1)
+    assert first == again == {"server_id": 1, "file": first["file"], "position": ""}
+    assert site.one.value("SELECT @@read_only") == 1, "promoted is not open"
+    site.record_epoch(1, "one", first)
+
+    assert site.watchdog_one.done("open", epoch=1) == {"role": "primary"}
+    assert site.watchdog_one.done("open", epoch=1) == {"role": "primary"}
+    assert site.watchdog_one.done("promote", epoch=1) == first
+    assert site.one.value("SELECT @@rpl_semi_sync_master_enabled") == 1
+
+
+def test_it_opens_by_itself_when_the_controller_died_after_naming_it(site: Site) -> None:
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+    site.record_epoch(1, "one", site.watchdog_one.done("promote", epoch=1))
+
+    eventually(site.watchdog_one.is_primary)
+
+
+def test_a_server_that_is_named_but_not_promoted_stays_closed(site: Site) -> None:
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+    site.record_epoch(1, "one", {"server_id": 1, "file": "binlog.000001", "position": ""})
+    site.watchdog_one.wait_for(epoch=1)
+
+    assert code_of(site.watchdog_one.tell("open", epoch=1)) == (409, "refused")
+    assert site.one.value("SELECT @@read_only") == 1
+
+
+def test_what_zookeeper_does_not_say_is_not_opened(site: Site) -> None:
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+    promoted = site.watchdog_one.done("promote", epoch=2)
+    assert code_of(site.watchdog_one.tell("open", epoch=2)) == (409, "conflict")
+    site.record_epoch(2, "two", promoted)
+
+    assert code_of(site.watchdog_one.tell("open", epoch=2)) == (409, "fenced_out")
+    assert code_of(site.watchdog_one.tell("promote", epoch=2)) == (409, "fenced_out")
+    assert code_of(site.watchdog_one.tell("promote", epoch=1)) == (409, "fenced_out")
+    assert code_of(site.watchdog_one.tell("follow", epoch=1)) == (409, "fenced_out")
+
+
+def test_a_switchover_there_and_back(site: Site) -> None:
+    """The old primary keeps semi-sync on while fenced, and drops it only when it follows."""
+    site.start(standby=True)
+    site.make_primary()
+    site.make_standby()
+    with site.one.client() as client, client.cursor() as cursor:
+        cursor.execute("INSERT INTO chart VALUES (1)")
+    fenced = site.watchdog_one.done("fence", epoch=1, polite=True, deadline_ms=2000)
+    drained = site.watchdog_two.done("drain", epoch=1, position=fenced["position"], deadline_ms=2000)
+    assert drained == {"applied": fenced["position"]}
+    site.make_primary(2, site.watchdog_two)
+
+    with site.two.client() as client, client.cursor() as cursor:
+        cursor.execute("SELECT MAX(id) FROM chart")
+        assert cursor.fetchone() == (1,)
+    site.watchdog_one.wait_for(epoch=2, role="fenced")
+    assert site.one.value("SELECT @@rpl_semi_sync_master_enabled") == 1
+    assert site.watchdog_one.done("follow", epoch=2) == {"role": "joining"}
+    assert site.one.value("SELECT @@rpl_semi_sync_master_enabled") == 0
+    assert site.watchdog_one.done("follow", epoch=2)["role"] in ("joining", "standby")
+
+
+def test_a_server_that_is_ahead_does_not_follow(site: Site) -> None:
+    """Its extra transactions must be rescued, not mixed into another history."""
+    site.start()
+    site.make_primary()
+    site.watchdog_one.wait_for(role="primary")
+    eventually(lambda: site.one.value("SELECT @@gtid_binlog_pos") != "")
+    site.watchdog_one.done("fence", epoch=1)
+    site.record_epoch(2, "two", {"server_id": 2, "file": "binlog.000002", "position": ""})
+    site.watchdog_one.wait_for(epoch=2)
+
+    assert code_of(site.watchdog_one.tell("follow", epoch=2)) == (409, "diverged")
+    report = site.watchdog_one.wait_for(role="fenced")
+    assert "ahead" in report["why"]
+    assert report["replicating"] is False
+
+
+def test_a_primary_does_not_follow_and_is_not_promoted_over(site: Site) -> None:
+    site.start()
+    site.make_primary()
+
+    assert code_of(site.watchdog_one.tell("follow", epoch=1)) == (409, "refused")
+    assert code_of(site.watchdog_one.tell("promote", epoch=2)) == (409, "refused")
+    assert site.watchdog_one.is_primary()
+
+
+def test_a_drain_that_does_not_arrive_says_so(site: Site) -> None:
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+
+    assert code_of(site.watchdog_one.tell("drain", epoch=1, position="0-1-999", deadline_ms=200)) == (
+        504,
+        "deadline_passed",
+    )
+
+
+def test_replication_that_was_stopped_is_started_again(site: Site) -> None:
+    site.start(standby=True)
+    site.make_primary()
+    site.make_standby()
+    assert site.watchdog_two.ask("/standby?max_lag=60")[0] == 200
+    site.two.run("STOP SLAVE")
+    site.watchdog_two.wait_for(replicating=False)
+    assert site.watchdog_two.ask("/standby")[0] == 503
+
+    site.watchdog_two.wait_for(replicating=True, role="standby")
+
+
+def test_a_standby_keeps_following_when_its_watchdog_returns(site: Site) -> None:
+    site.start(standby=True)
+    site.make_primary()
+    site.make_standby()
+    site.watchdog_two.kill()
+    site.watchdog_two.start()
+
+    site.watchdog_two.wait_for(role="standby", replicating=True)
+
+
+def test_commits_that_wait_are_a_fact_to_report_and_no_reason_to_fence(site: Site) -> None:
+    site.start()
+    site.make_primary()  # nobody acknowledges
+    report = site.watchdog_one.wait_for(why="commits wait for an acknowledgement")
+
+    assert report["role"] == "primary"
+    assert site.watchdog_one.is_primary()
+
+
+def test_commands_need_the_token_and_a_sound_body(site: Site) -> None:
+    site.start()
+
+    assert site.watchdog_one.tell("fence", token="wrong", epoch=1)[0] == 401
+    assert code_of(site.watchdog_one.tell("fence", epoch=0)) == (400, "bad_input")
+    assert code_of(site.watchdog_one.tell("fence")) == (400, "bad_input")
+    assert site.watchdog_one.ask("/standby?max_lag=often")[0] == 400
+    assert "oscar_ha_watchdog_database_up" in site.watchdog_one.ask("/metrics")[1]
