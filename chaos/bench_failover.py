@@ -263,7 +263,7 @@ class FailoverBench:
         remove.down(self._lab.directory, keep=False)
         self._ever_acknowledged = []
         self._say("a fresh lab …")
-        build.up(Request(directory=self._lab.directory, clinics=CLINICS), _Silent())
+        build.up(Request(directory=self._lab.directory, clinics=CLINICS), _Silent(), keep=True)
         prepare(self._lab.file.clinics[0], deadline_ms=PREPARE_DEADLINE_MS)
         self._is_up = True
         self.measured.labs += 1

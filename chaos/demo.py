@@ -101,7 +101,7 @@ class Demo:
     def _build(self) -> None:
         self._stage.chapter("Three sites start: the clinic, Toronto, Montreal")
         with _Reporter(self._stage) as reporter:
-            build.up(Request(directory=self._lab.directory, clinics=CLINICS), reporter)
+            build.up(Request(directory=self._lab.directory, clinics=CLINICS), reporter, keep=True)
         processes = len(self._lab.file.processes)
         self._stage.say(f"[green]✓[/] {processes} real processes on this machine, nothing simulated")
 
