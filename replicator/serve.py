@@ -36,6 +36,7 @@ STALLED_READER_MS = 30_000
 NANOS_PER_SECOND = 1_000_000_000
 _GTID_POS = re.compile(r"select\s+binlog_gtid_pos\(\s*'([^']*)'\s*,\s*(\d+)\s*\)", re.IGNORECASE)
 _SELECT = re.compile(r"select\s+(@@?[\w.]+|unix_timestamp\(\))(\s+limit\s+1)?", re.IGNORECASE)
+_SHOW = re.compile(r"show\s+variables\s+like\s+'([\w%]+)'", re.IGNORECASE)
 log = structlog.get_logger()
 
 
@@ -178,8 +179,12 @@ class Session:
             await self._value("BINLOG_GTID_POS", await asyncio.to_thread(self._position_at, asked[1], int(asked[2])))
         elif (asked := _SELECT.fullmatch(query)) is not None and (value := self._known(asked[1].lower())) is not None:
             await self._value(asked[1], value)
-        elif lower.startswith("show variables like 'rpl_semi_sync"):
-            await self._send(*wire.rows(("Variable_name", "Value"), ()))
+        elif (asked := _SHOW.fullmatch(query)) is not None:
+            value = {"server_id": str(self._server.server_id), "rpl_semi_sync_master_enabled": "ON"}.get(
+                asked[1].lower()
+            )
+            found = () if value is None else ((asked[1], value),)
+            await self._send(*wire.rows(("Variable_name", "Value"), found))
         else:
             await self._send(wire.error(wire.ER_PARSE, "a replicator answers only what replicas ask", state="42000"))
 
@@ -211,7 +216,8 @@ class Session:
             older.cancel()
         streams[dump.server_id] = task
         server.metrics.standbys.set(len(streams))
-        packets = wire.EventPackets(self._sequence)
+        semi_sync = self._variables.get("rpl_semi_sync_slave", "0") != "0"
+        packets = wire.EventPackets(self._sequence, semi_sync=semi_sync)
         try:
             await self._stream(dump, packets)
         except Ended:

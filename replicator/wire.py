@@ -30,6 +30,8 @@ STATUS_AUTOCOMMIT = 2
 UTF8_GENERAL = 33
 COM_QUIT, COM_INIT_DB, COM_QUERY, COM_PING, COM_BINLOG_DUMP, COM_REGISTER_SLAVE = 0x01, 0x02, 0x03, 0x0E, 0x12, 0x15
 ER_ACCESS_DENIED, ER_TOO_MANY, ER_PARSE, ER_UNKNOWN_COMMAND, ER_BINLOG = 1045, 1040, 1064, 1047, 1236
+LEAD, LEAD_SEMI_SYNC = b"\0", b"\0\xef\0"
+"""What stands before each event: OK; with semi-synchronous replication the mark, and that no reply is asked for."""
 _GREETING = Struct("<H")
 _RESPONSE = Struct("<IIB23x")
 _DUMP = Struct("<IHI")
@@ -160,8 +162,9 @@ def dump_of(payload: bytes) -> Dump:
 class EventPackets:
     """Puts events into packets of a stream; keeps the sequence number, and leaves out groups a replica has."""
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, sequence: int, *, semi_sync: bool = False) -> None:
         self._sequence = sequence
+        self._lead = LEAD_SEMI_SYNC if semi_sync else LEAD
         self._skipped: Position | None = None
         self._tracker: GroupTracker | None = None
         self._skipping = False
@@ -179,23 +182,24 @@ class EventPackets:
 
     def event(self, event: bytes) -> bytes:
         """Return one event as the next packet."""
-        return self.payload(b"\0" + event)
+        return self.payload(self._lead + event)
 
     def events(self, data: memoryview) -> tuple[bytes, int]:
         """Return the whole events at the beginning of `data` as packets, and how many bytes of `data` they are."""
-        parts, done, sequence, head = list[bytes | memoryview](), 0, self._sequence, _PACKET_HEAD.pack
+        parts, done, sequence = list[bytes | memoryview](), 0, self._sequence
+        lead, head = self._lead, _PACKET_HEAD.pack
         for offset, header in whole_events(data):
             done = offset + header.size
             if self._skipped is not None and self._leave_out(data[offset:done], header):
                 continue
-            if header.size + 1 >= PART_BYTES_MAX:
+            if header.size + len(lead) >= PART_BYTES_MAX:
                 self._sequence = sequence
                 parts.append(self.event(bytes(data[offset:done])))
                 sequence = self._sequence
                 continue
-            # Three bytes of length, one of sequence, and the zero that says: an event.
-            parts.append(head(header.size + 1 | sequence << 24))
-            parts.append(b"\0")
+            # Three bytes of length, and one of sequence.
+            parts.append(head(header.size + len(lead) | sequence << 24))
+            parts.append(lead)
             parts.append(data[offset:done])
             sequence = (sequence + 1) & 0xFF
         self._sequence = sequence

@@ -37,6 +37,14 @@ def until(condition: Callable[[], Any], *, what: str, deadline_ms: float = DEADL
     return value
 
 
+def free_ports(count: int) -> list[int]:
+    """Return different loopback ports."""
+    ports = set[int]()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
+
+
 class House:
     """One database and one replicator a site, named after their sites; each is started when a test wants it."""
 
@@ -45,8 +53,10 @@ class House:
         self.zookeeper = zookeeper
         self.servers: dict[str, MariaDBServer] = {}
         self.replicators: dict[str, ServerProcess] = {}
-        self.ports = {site: (free_port(), free_port()) for site in SITES}
-        self.node_ports = {site: free_port() for site in SITES}
+        free = iter(free_ports(4 * len(SITES) + 1))
+        self.ports = {site: (next(free), next(free)) for site in SITES}
+        self.node_ports = {site: next(free) for site in SITES}
+        self.other_ports = list(free)
         self.lineage: list[LineageEntry] = []
         self.client = KazooClient(hosts=zookeeper)
         self.client.start()
@@ -210,12 +220,12 @@ class House:
         ]  # fmt: skip
         for number, site in enumerate(SITES, 1):
             lines += ["[[nodes]]", f'name = "{site}"', f'site = "{site}"', f"server_id = {number}",
-                      f"port = {self.node_ports[site]}", f"watchdog_port = {free_port()}",
+                      f"port = {self.node_ports[site]}", f"watchdog_port = {self.other_ports[number]}",
                       f'pid_file = "{self.directory}/db-{site}/server.pid"']  # fmt: skip
             lines += ["[[replicators]]", f'site = "{site}"', f"server_id = {100 + number}",
                       f"port = {self.ports[site][0]}", f"http_port = {self.ports[site][1]}",
                       f'archive = "{self.archive(site)}"']  # fmt: skip
-        lines += ["[[controllers]]", 'name = "one"', 'site = "clinic"', f"port = {free_port()}"]
+        lines += ["[[controllers]]", 'name = "one"', 'site = "clinic"', f"port = {self.other_ports[0]}"]
         root_name = self.root.rsplit("/", 1)[1]
         lines[0] = f'name = "{root_name}"'
         self.settings.write_text("\n".join(lines) + "\n")
