@@ -49,6 +49,7 @@ class House:
     """One database and one replicator a site, named after their sites; each is started when a test wants it."""
 
     def __init__(self, directory: Path, zookeeper: str, root: str, template: Path) -> None:
+        directory.mkdir(exist_ok=True)
         self.directory, self.template, self.root = directory, template, root
         self.zookeeper = zookeeper
         self.servers: dict[str, MariaDBServer] = {}
