@@ -94,7 +94,8 @@ def _judge_history(view: View, position: str, target: Position | None) -> list[s
     if view.epoch is None:
         return []
     here = Position.parse(position)
-    match judge_history(here, view.epoch.lineage, target or _head(view)):
+    # Before the archives are sealed the head moves, and the primary's report of it may be a second older than this one.
+    match judge_history(here, view.epoch.lineage, target):
         case History.AHEAD:
             return [f"it is ahead ({position}): it has transactions that the cluster has not"]
         case History.DIVERGED:

@@ -338,3 +338,11 @@ def test_promoting_into_an_epoch_that_is_not_newer_is_a_bug() -> None:
 
     with pytest.raises(Bug, match="not newer"):
         check_step(view, a_plan(proof="x"), steps.Promote(node=TORONTO, epoch=2))
+
+
+def test_a_standby_that_reported_after_the_primary_is_not_ahead_of_it() -> None:
+    """Reports are up to a second old: only an archive that was sealed shows where the history ends."""
+    view = a_view(toronto=a_node("toronto", position="0-1-109"))
+    ranking = rank(view, a_plan(kind=Kind.SWITCHOVER))
+
+    assert [one.node for one in ranking if one.able] == [TORONTO, MONTREAL]
