@@ -46,6 +46,8 @@ def close(connect: Connect, *, patience: Nanos, deadline: Nanos, keep: frozenset
             closing.ended.wait(POLL_SECONDS)
         closing.raise_failure()
         _kill_until_none(control, keep, deadline)
+        if control.replication() is not None:
+            control.stop_following()  # a fenced server stands still: its position is final
         return Closed(_verified_position(control))
 
 

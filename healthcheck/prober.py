@@ -78,7 +78,8 @@ class Prober:
         try:
             found = server.find(self._node)
         except OscarHaError as error:
-            self.trouble = str(error)
+            # There is a server, and we could not end it: that is neither up nor down.
+            self.trouble, self._looked = str(error), False
             return
         if found is not None:
             self.server, self.trouble = found, None

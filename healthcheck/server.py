@@ -6,7 +6,6 @@ server's *and* it owns the socket that listens on the node's port.
 
 import os
 import re
-import select
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +19,6 @@ from cluster.settings import Node
 
 SERVER_NAMES = {"mariadbd", "mysqld"}
 LISTENING = "0A"
-MS_PER_SECOND = 1000
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -33,16 +31,10 @@ class Server:
     generation: str
     seen: Nanos
 
-    @property
-    def ended(self) -> bool:
-        """Return whether the process is gone."""
-        return bool(select.select([self.pidfd], [], [], 0)[0])
-
-    def kill(self, *, deadline_ms: float) -> bool:
-        """Send SIGKILL and wait; return whether the process is gone. The pidfd makes sure that it is this one."""
+    def kill(self) -> None:
+        """Send SIGKILL. The pidfd makes sure that it is this process, and tells when it is gone."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        return bool(select.select([self.pidfd], [], [], deadline_ms / MS_PER_SECOND)[0])
 
     def close(self) -> None:
         """Let the pidfd go."""

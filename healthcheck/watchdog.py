@@ -381,8 +381,13 @@ class Watchdog:
             await self._seal(record.epoch - 1)
             if self.role is Role.PRIMARY:
                 await self._close(why)
-        made_ready = self.role is Role.FENCED and self.memory.promoted_epoch == record.epoch
-        if made_ready and judge.why_not_open(self.node.name, self.prober.generation, record, self.memory) is None:
+        # What was open before opens again only by `_resume`, which looks for a plan; this is the first time.
+        never_open = self.memory.promoted_epoch == record.epoch != self.memory.opened_epoch
+        if (
+            self.role is Role.FENCED
+            and never_open
+            and judge.why_not_open(self.node.name, self.prober.generation, record, self.memory) is None
+        ):
             # The controller may have died between naming us and telling us.
             await self._open(record, f"primary of epoch {record.epoch}")
 
@@ -420,6 +425,7 @@ class Watchdog:
             await self._remember(
                 self.memory.for_generation(generation).promoted(epoch, promoted.file, promoted.position)
             )
+            self.prober.forget_slow()
             self._signal(Signal.PROMOTE, f"promoted for epoch {epoch}, not open yet")
         return promoted
 
@@ -445,6 +451,8 @@ class Watchdog:
             if self.role is Role.PRIMARY or (self.resumable and self._names_us()):
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
             self._require_up(Signal.FOLLOW)
+            if self._follows_already() and self._replicating():
+                return self.role
             self._require_in_history()
             await self._actor.run(self._in_session, self._follow)
             await self._remember(self.memory.for_generation("").for_generation(self.prober.generation))
@@ -545,7 +553,7 @@ class Watchdog:
                 closed = await self._fencer.run(self._close_blocking, patience, deadline, follows)
                 self.prober.expect(read_only=True, position=closed.position)
                 return self._fenced("read_only", closed.position)
-        except (TimeoutError, OscarHaError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, it is not closed: then it must not live
             log.warning("fence.not_by_itself", error=str(error) or "deadline")
             return await self._kill(str(error) or "not closed in time")
 
@@ -561,11 +569,13 @@ class Watchdog:
     async def _kill(self, why: str) -> Fenced:
         """Kill the server process: no process, no writes. Raises DeadlinePassed when it does not even die."""
         server = self.prober.server
+        if server is None and self.prober.database() is not Database.DOWN:
+            raise Unreachable(f"the server process cannot be ended: {self.prober.trouble}", hint="stop it by hand")
         if server is None:
             return self._fenced("process dead", None)
         log.warning("server.killed", why=why, pid=server.pid)
         ended = asyncio.get_running_loop().time() + KILL_DEADLINE_MS / MS_PER_SECOND
-        server.kill(deadline_ms=0)
+        server.kill()
         while self.prober.server is server:
             if asyncio.get_running_loop().time() > ended:
                 raise DeadlinePassed(f"process {server.pid} does not end on SIGKILL", hint="stop the host")
