@@ -36,3 +36,8 @@ def seconds_left(deadline: Nanos) -> float:
 def utc_now() -> str:
     """Return wall time for display and records: ISO 8601, UTC, milliseconds. Never compare it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc_seconds() -> int:
+    """Return wall time as Unix seconds, for a protocol that asks for it. Never compare it."""
+    return int(datetime.now(UTC).timestamp())

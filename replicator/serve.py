@@ -9,7 +9,6 @@ import itertools
 import re
 import socket
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import ClassVar
 
 import structlog
@@ -194,7 +193,7 @@ class Session:
     def _known(self, name: str) -> str | None:
         if name == "unix_timestamp()":
             # The replica takes it to show how many seconds it is behind; nothing is judged by it.
-            return str(int(datetime.now(UTC).timestamp()))
+            return str(clock.utc_seconds())
         if name in ("@@global.server_id", "@@server_id"):
             return str(self._server.server_id)
         return self._CONSTANTS.get(name)

@@ -80,12 +80,12 @@ def opened(target: Target, wanted: Wanted, timing: Timing) -> Iterator[Opened]:
         with translated():
             version = _prepare(connection, target, wanted, timing)
             _ask(connection, target, wanted)
-        raw: socket.socket = connection._sock  # type: ignore[attr-defined]
+        raw: socket.socket = connection._sock  # type: ignore[attr-defined]  # pymysql keeps its socket to itself
         raw.setblocking(False)
         yield Opened(raw, version)
     finally:
         with suppress(Exception):
-            connection._force_close()  # type: ignore[attr-defined]
+            connection._force_close()  # type: ignore[attr-defined]  # pymysql: closes without a farewell
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _prepare(connection: "Connection[Any]", target: Target, wanted: Wanted, timi
             statements.append("SET @rpl_semi_sync_slave = 1")
         for statement in statements:
             cursor.execute(statement)
-    return str(connection.get_server_info())  # type: ignore[no-untyped-call]
+    return str(connection.get_server_info())  # type: ignore[no-untyped-call]  # pymysql is not fully typed
 
 
 def _variables(cursor: Any) -> dict[str, str]:
@@ -183,11 +183,11 @@ def _require_same_history(cursor: Any, resume: Resume) -> None:
 
 
 def _ask(connection: "Connection[Any]", target: Target, wanted: Wanted) -> None:
-    raw: socket.socket = connection._sock  # type: ignore[attr-defined]
+    raw: socket.socket = connection._sock  # type: ignore[attr-defined]  # pymysql keeps its socket to itself
     # Server id, then empty host, user, password; port, rank and master id are zero.
     raw.sendall(_command(_REGISTER.pack(COM_REGISTER_SLAVE, target.our_server_id) + bytes(3 + 2 + 4 + 4)))
-    connection._next_seq_id = 1  # type: ignore[attr-defined]
-    connection._read_packet()  # type: ignore[no-untyped-call]
+    connection._next_seq_id = 1  # type: ignore[attr-defined]  # pymysql: the command was sent by us
+    connection._read_packet()  # type: ignore[no-untyped-call]  # pymysql is not fully typed
     if not wanted.permitted():
         raise Unreachable("what we may do changed while we connected")
     flags = DUMP_ANNOTATE | (DUMP_NON_BLOCK if wanted.until_end else 0)
