@@ -1,7 +1,6 @@
 """`oscar-ha lab`: the whole cluster on this machine, to watch, to break and to throw away."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -196,8 +195,7 @@ def _print_done(done: list[control.Done], as_json: bool) -> None:
 def _print_summary(directory: Path, lab: Ledger) -> None:
     console = Console(highlight=False)
     public, layout = lab.public, Layout(directory)
-    shown = os.path.relpath(directory)
-    suffix = "" if Path(shown) == DEFAULT_DIRECTORY else f" --dir {shown}"
+    suffix = "" if directory == _absolute(DEFAULT_DIRECTORY) else f" --dir {directory}"
     console.print("\n[bold green]The lab is up.[/] A clinic writes here, whoever is the primary:")
     for clinic in public["clinics"]:
         console.print(
@@ -210,11 +208,13 @@ def _print_summary(directory: Path, lab: Ledger) -> None:
         f"All of it:   {layout.ledger} (with the passwords), logs in {layout.directory / 'log'}", soft_wrap=True
     )
     console.print("\n[bold]What to try next[/]")
-    for command, what in (
+    hints = (
         (f"oscar-ha lab status{suffix}", "who is the primary, would a failover work"),
         (f"oscar-ha lab kill db-clinic{suffix}", "the primary dies; status again two seconds later"),
         (f"oscar-ha lab start db-clinic{suffix}", "it comes back and follows"),
         (f"oscar-ha switchover --settings {public['settings']}", "back, as planned work"),
         (f"oscar-ha lab down{suffix}", "nothing is left"),
-    ):
-        console.print(f"  [bold]{escape(command)}[/]  [dim]{what}[/]", soft_wrap=True)
+    )
+    width = max(len(command) for command, _ in hints)
+    for command, what in hints:
+        console.print(f"  [bold]{escape(command):<{width}}[/]  [dim]{what}[/]", soft_wrap=True)

@@ -20,6 +20,8 @@ COLOURS: Mapping[str, str] = {
     "primary": "bold green", "standby": "green", "joining": "yellow", "fenced": "yellow", "failed": "bold red",
     "running": "green", "frozen": "cyan", "ended": "bold red",
 }  # fmt: skip
+SHOWN: Mapping[str, str] = {"running": "up"}
+"""The usual state is the shortest word, so that the others stand out."""
 MS_PER_SECOND = 1000
 
 
@@ -78,25 +80,27 @@ def headline(found: Mapping[str, Any]) -> list[str]:
 def table(found: Mapping[str, Any]) -> Table:
     """Return one row a site."""
     view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("site", "database", "role", "behind", "watchdog", "replicator", "controller", "zookeeper"):
-        view.add_column(title)
+    with_zookeeper = any(_zookeeper(found, site) for site in SITES)
+    titles = ("site", "database", "role", "behind", "watchdog", "replicator", "controller")
+    for title in (*titles, *(("zookeeper",) if with_zookeeper else ())):
+        view.add_column(title, no_wrap=True)
     state = found["cluster"] or {}
     nodes = {node["node"]: node for node in state.get("nodes", [])}
     replicators = {one["site"]: one for one in state.get("replicators", [])}
     for site in SITES:
         node = nodes.get(node_name(site), {})
         role = str(node.get("role") or "unknown")
-        view.add_row(
+        leads = " [bold]leads[/]" if state.get("leader") == f"controller-{site}" else ""
+        cells = [
             site,
             _life(found, node_name(site)),
             f"[{COLOURS.get(role, 'red')}]{role}[/]",
             _lag(node),
             _life(found, f"watchdog-{site}"),
             _replicator(found, site, replicators.get(site, {})),
-            _life(found, f"controller-{site}")
-            + (" [bold]leads[/]" if state.get("leader") == f"controller-{site}" else ""),
-            _zookeeper(found, site),
-        )
+            _life(found, f"controller-{site}") + leads,
+        ]
+        view.add_row(*cells, *((_zookeeper(found, site),) if with_zookeeper else ()))
     return view
 
 
@@ -108,14 +112,14 @@ def others(found: Mapping[str, Any]) -> str:
 
 def _life(found: Mapping[str, Any], name: str) -> str:
     life = str(found["processes"].get(name, {}).get("life", "none"))
-    return f"[{COLOURS.get(life, 'red')}]{life}[/]"
+    return f"[{COLOURS.get(life, 'red')}]{SHOWN.get(life, life)}[/]"
 
 
 def _zookeeper(found: Mapping[str, Any], site: str) -> str:
     names = [
         name for name, one in found["processes"].items() if one["kind"] == Kind.ZOOKEEPER.value and one["site"] == site
     ]
-    return _life(found, names[0]) if names else "[dim]none here[/]"
+    return _life(found, names[0]) if names else ""
 
 
 def _lag(node: Mapping[str, Any]) -> str:
@@ -128,5 +132,5 @@ def _lag(node: Mapping[str, Any]) -> str:
 def _replicator(found: Mapping[str, Any], site: str, report: Mapping[str, Any]) -> str:
     text = _life(found, f"replicator-{site}")
     if report.get("acknowledging"):
-        return f"{text} [bold]acknowledges[/]"
-    return text if report.get("connected") else f"{text} [dim]no stream[/]"
+        return f"{text} [bold]acks[/]"
+    return f"{text} [yellow]waits[/]" if report.get("connected") is False else text
