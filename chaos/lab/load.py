@@ -23,7 +23,7 @@ def client_file(clinic: Clinic, password: str) -> str:
     """Return an option file with which the `mariadb` client connects as OSCAR through a clinic's HAProxy."""
     return (
         f"[client]\nprotocol=tcp\nhost={clinic.host}\nport={clinic.port}\nuser={OSCAR_USER}\npassword={password}\n"
-        f"[mariadb]\ndatabase={DATABASE}\n"
+        f"[mariadb-client]\ndatabase={DATABASE}\n"
     )
 
 
