@@ -47,7 +47,8 @@ class Doing(StrEnum):
     WAITING = "waiting"
     """It leads a group of commits that waits for a replicator. Ending it releases the others of its group as done."""
     KILLED = "killed"
-    OTHER = "other"
+    IDLE = "idle"
+    BUSY = "busy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -471,7 +471,9 @@ def _lock(admin_user: str) -> str:
 def _doing(command: str, state: str) -> Doing:
     if command == "Killed" or state == "Killed":
         return Doing.KILLED
-    return Doing.WAITING if state.startswith("Waiting for semi-sync ACK") else Doing.OTHER
+    if state.startswith("Waiting for semi-sync ACK"):
+        return Doing.WAITING
+    return Doing.IDLE if command == "Sleep" else Doing.BUSY
 
 
 def _held(written: str, applied: str) -> str:

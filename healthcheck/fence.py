@@ -20,6 +20,8 @@ from cluster.dialect import Doing, Session
 from cluster.errors import DeadlinePassed, OscarHaError, Refused
 
 POLL_SECONDS = 0.003
+SETTLE_MS = 50.0
+"""A write that has just ended politely may take this long to tell its client so; a long report is not waited for."""
 Connect = Callable[[float], Session]
 """Opens a session whose every call ends within the given milliseconds."""
 
@@ -45,6 +47,7 @@ def close(connect: Connect, *, patience: Nanos, deadline: Nanos, keep: frozenset
                 _kill_all(control, keep)
             closing.ended.wait(POLL_SECONDS)
         closing.raise_failure()
+        _let_settle(control, keep, min(patience, clock.after(clock.now(), SETTLE_MS)))
         _kill_until_none(control, keep, deadline)
         if control.replication() is not None:
             control.stop_following()  # a fenced server stands still: its position is final
@@ -91,12 +94,18 @@ class _Closing:
 def _kill_all(session: Session, keep: frozenset[int]) -> bool:
     """Kill all but the leaders; the leaders only once nobody else is alive. Return whether nobody is left."""
     there = session.client_sessions(keep)
-    others = [one for one in there if one.doing is Doing.OTHER]
+    others = [one for one in there if one.doing in (Doing.IDLE, Doing.BUSY)]
     leaders = [one for one in there if one.doing is Doing.WAITING]
     for one in others or leaders:
         with suppress(Refused):
             session.kill(one.number)
     return not others and not leaders
+
+
+def _let_settle(session: Session, keep: frozenset[int], until: Nanos) -> None:
+    """Wait until every session has answered its client: the lock of a commit goes before its OK."""
+    while clock.now() < until and any(one.doing is Doing.BUSY for one in session.client_sessions(keep)):
+        time.sleep(POLL_SECONDS)
 
 
 def _kill_until_none(session: Session, keep: frozenset[int], deadline: Nanos) -> None:

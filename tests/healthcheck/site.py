@@ -39,7 +39,7 @@ TIMING = {
     "probe_deadline_ms": 1000,
     "heartbeat_interval_ms": 500,
     "stream_deadline_ms": 2000,
-    "fence_deadline_ms": 2000,
+    "fence_deadline_ms": 2900,
     "step_deadline_ms": 8000,
 }
 SECRETS = {"admin": "admin'secret", "replication": "replication-secret", "verify": "verify-secret", "token": "token"}

@@ -114,6 +114,19 @@ def test_a_drain_that_does_not_arrive_says_so(site: Site) -> None:
     )
 
 
+def test_a_source_that_would_make_it_skip_its_own_transactions_is_refused(site: Site) -> None:
+    """A receiver drops what carries its own server id, and says nothing, unless its source speaks semi-sync."""
+    site.start(standby=True)
+    site.make_primary()
+    site.one.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+    site.watchdog_two.wait_for(database="up", epoch=1)
+    status, answer = site.watchdog_two.tell("follow", epoch=1)
+
+    assert (status, answer["error"]["code"]) == (409, "refused")
+    assert "semi-sync" in answer["error"]["message"]
+    assert site.two.value("SELECT @@gtid_slave_pos") == "", "nothing was applied and nothing skipped"
+
+
 def test_replication_that_was_stopped_is_started_again(site: Site) -> None:
     site.start(standby=True)
     site.make_primary()
