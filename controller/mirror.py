@@ -5,7 +5,7 @@ ourselves were connected. Our own isolation must not look like somebody's death 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -54,6 +54,10 @@ class Mirror:
             self._stale = set(self._kinds)
         paths = sorted(self._stale)
         await asyncio.gather(*(self._read(path) for path in paths))
+
+    def doubt(self, paths: Iterable[str]) -> None:
+        """Read these records again at the next refresh: somebody, perhaps we ourselves, may have changed them."""
+        self._stale.update(path for path in paths if path in self._kinds)
 
     def get(self, kind: type[Record], path: str) -> Record | None:
         """Return the record at `path` as of the last refresh."""

@@ -268,7 +268,11 @@ class World:
     async def _transact(self, *operations: Operation) -> None:
         """Write only as the leader: our election node is checked in the same transaction."""
         self._require_leading()
-        await self.coordination.transact((Exists(self.leadership.node or ""), *operations))
+        try:
+            await self.coordination.transact((Exists(self.leadership.node or ""), *operations))
+        finally:
+            # The watch tells it too, but perhaps only after the answer: what follows must not see the past.
+            self.mirror.doubt(operation.path for operation in operations)
 
     def _require_leading(self) -> None:
         if not self.leadership.valid():

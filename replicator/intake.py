@@ -25,10 +25,14 @@ class Wake:
 
     def __init__(self) -> None:
         self.handle = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = threading.Lock()
+        self._closed = False
 
     def ring(self) -> None:
-        """Make the next poll return at once."""
-        os.eventfd_write(self.handle, 1)
+        """Make the next poll return at once. Nothing after `close`: the number may be somebody else's file by then."""
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self.handle, 1)
 
     def clear(self) -> None:
         """Forget the rings so far."""
@@ -43,8 +47,11 @@ class Wake:
         self.clear()
 
     def close(self) -> None:
-        """Give the handle back."""
-        os.close(self.handle)
+        """Give the handle back. Safe to repeat."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                os.close(self.handle)
 
 
 class Intake:
