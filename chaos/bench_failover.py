@@ -5,6 +5,7 @@ that stays fenced is said so, and the next trial gets a fresh lab.
 """
 
 import random
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -107,6 +108,8 @@ class FailoverBench:
     def __enter__(self) -> "FailoverBench":
         for journal in self._folder.glob("journal-*.jsonl"):
             journal.unlink()
+        for logs in self._folder.glob("logs-*"):
+            shutil.rmtree(logs, ignore_errors=True)
         remove.down(self._lab.directory, keep=False)
         return self
 
@@ -139,9 +142,8 @@ class FailoverBench:
         except OscarHaError as error:
             trial.problems.append(str(error))
         self._note(trial)
-        if trial.problems:
-            keep_logs(self._lab.directory, self._folder / f"logs-{trial.run}-{trial.kind}")
         if trial.problems or trial.rejoined is False:
+            keep_logs(self._lab.directory, self._folder / f"logs-{trial.run}-{trial.kind}")
             self._is_up = False
         return not trial.problems
 
