@@ -14,6 +14,7 @@ from typing import ClassVar
 import structlog
 
 from cluster import clock
+from cluster.clock import Nanos
 from cluster.errors import BadInput, MalformedStream, OscarHaError, Refused
 from cluster.position import Position
 from replicator import lookup, wire
@@ -27,6 +28,8 @@ COMMAND_BYTES_MAX = 64 * 1024
 CONNECTIONS_MAX = 64
 HANDSHAKE_DEADLINE_SECONDS = 5.0
 COMMAND_DEADLINE_SECONDS = 60.0
+AHEAD_HELD_MS = 1_500
+"""So long such a replica is held in one connection: it takes silence for death after its slave_net_timeout."""
 AHEAD_WAIT_MS = 10_000
 """A replica that is ahead of the archive is not refused before this: its epoch may be on its way."""
 HEARTBEAT_SECONDS_MIN, HEARTBEAT_SECONDS_DEFAULT = 0.1, 1.0
@@ -46,6 +49,8 @@ class Server:
         self.archive, self.server_id, self.metrics = archive, server_id, metrics
         self.user, self.password = user, password
         self.news = News()
+        self.ahead_since: dict[int, Nanos] = {}
+        """Replicas that are ahead of the archive, by server id, and since when."""
         self.streams: dict[int, asyncio.Task[None]] = {}
         self._sessions: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -245,20 +250,31 @@ class Session:
         if state is None:
             raise Refused("this archive is read by GTID", hint="CHANGE MASTER TO master_use_gtid=slave_pos")
         log.info("serve.attached", replica=dump.server_id, position=state)
-        await stream.follow_place(await self._located(Position.parse(state)))
+        await stream.follow_place(await self._located(dump, Position.parse(state)))
 
-    async def _located(self, wanted: Position) -> lookup.Place:
-        deadline = clock.after(clock.now(), AHEAD_WAIT_MS)
+    async def _located(self, dump: wire.Dump, wanted: Position) -> lookup.Place:
+        """Find the replica's place; one that is ahead is let go without an error until its patience has run out.
+
+        After an error 1236 MariaDB's IO thread does not come back by itself; after a lost connection it does.
+        """
+        since = self._server.ahead_since.setdefault(dump.server_id, clock.now())
+        held = clock.after(clock.now(), AHEAD_HELD_MS)
         while True:
             news = self._server.news.next
             try:
-                return await asyncio.to_thread(lookup.locate, self._server.archive, wanted)
+                place = await asyncio.to_thread(lookup.locate, self._server.archive, wanted)
             except NotYet:
-                if clock.seconds_left(deadline) == 0.0:
+                if clock.ms_between(since, clock.now()) >= AHEAD_WAIT_MS:
+                    del self._server.ahead_since[dump.server_id]
                     raise
+                if clock.seconds_left(held) == 0.0:
+                    raise EOFError from None
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(clock.seconds_left(deadline)):
+                    async with asyncio.timeout(clock.seconds_left(held)):
                         await news.wait()
+            else:
+                self._server.ahead_since.pop(dump.server_id, None)
+                return place
 
     def _heartbeat_seconds(self) -> float:
         text = self._variables.get("master_heartbeat_period", "")

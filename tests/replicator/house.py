@@ -22,7 +22,7 @@ from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaD
 from tests.servers.process import ServerProcess, free_port
 
 TOKEN = "token-of-the-tests"
-DEADLINE_MS = 15_000
+DEADLINE_MS = 30_000
 POLL_SECONDS = 0.01
 SITES = ("clinic", "toronto", "montreal")
 
