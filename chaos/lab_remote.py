@@ -14,17 +14,20 @@ from chaos import lab_file
 from chaos.lab import control
 from chaos.lab_file import LabFile
 from chaos.traffic import Traffic
-from cluster import clock
+from cluster import clock, records
 from cluster.clock import Nanos
 from cluster.errors import DeadlinePassed, OscarHaError, Unreachable
 from cluster.http import Client
+from cluster.lineage import History, judge_history
+from cluster.position import Position
+from cluster.records import EpochRecord
 
 GET_DEADLINE_MS = 2_000.0
 CHANGE_DEADLINE_MS = 60_000.0
 POLL_S = 0.05
 SLOW_POLL_S = 0.25
-AHEAD_SETTLED_MS = 5_000.0
-"""A node that is fenced as ahead for this long stays so until a person decides."""
+STRAY_SETTLED_MS = 5_000.0
+"""A node that is fenced with a history of its own for this long stays so until a person decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +122,30 @@ class RemoteLab:
         return found[-1]
 
     def wait_rejoin(self, node: str, *, deadline_ms: float) -> Rejoin:
-        """Wait until `node` is a standby that replicates; one that stays fenced as ahead is not waited for."""
+        """Wait until `node` is a standby that replicates; one that stays fenced with a history of its own is not waited for."""
         started = clock.now()
-        deadline, ahead_since, why, pause = clock.after(started, deadline_ms), None, "no report", threading.Event()
+        deadline, stray_since, why, pause = clock.after(started, deadline_ms), None, "no report", threading.Event()
         while clock.now() < deadline:
-            report = self._report(node)
+            state = self._state()
+            report = next((one for one in state.get("nodes", []) if one.get("node") == node), {})
             role, why = str(report.get("role")), f"{report.get('role')}: {report.get('why', '')}"
             if role == "standby" and report.get("replicating"):
                 return Rejoin(True, why, clock.ms_between(started, clock.now()))
-            is_ahead = role == "fenced" and "ahead" in why
-            ahead_since = (ahead_since or clock.now()) if is_ahead else None
-            if ahead_since is not None and clock.ms_between(ahead_since, clock.now()) > AHEAD_SETTLED_MS:
+            stray = strays(report.get("position"), state.get("epoch")) if role == "fenced" else ""
+            why += f" ({stray})" if stray else ""
+            stray_since = (stray_since or clock.now()) if stray else None
+            if stray_since is not None and clock.ms_between(stray_since, clock.now()) > STRAY_SETTLED_MS:
                 break
             pause.wait(SLOW_POLL_S)
         return Rejoin(False, why, clock.ms_between(started, clock.now()))
 
     # -- below -------------------------------------------------------------------------------------------------------
 
-    def _report(self, node: str) -> Mapping[str, Any]:
+    def _state(self) -> dict[str, Any]:
         try:
-            nodes = self.cluster().get("nodes", [])
-        except Unreachable as error:
-            return {"why": error.message}
-        return next((one for one in nodes if one.get("node") == node), {})
+            return self.cluster()
+        except Unreachable:
+            return {}
 
     def _fault(self, act: Callable[[Path, str], object], what: Callable[[str], str]) -> Fault:
         node, epoch = self.primary()
@@ -166,6 +170,16 @@ class RemoteLab:
             raise Unreachable(f"no controller answers: {'; '.join(failures)}")
 
         return asyncio.run(ask())
+
+
+def strays(position: str | None, epoch: Mapping[str, Any] | None) -> str:
+    """Return what a node at `position` has that the cluster has not, in words; nothing when there is no such thing."""
+    if position is None or epoch is None:
+        return ""
+    record = records.decode(EpochRecord, epoch, where="the epoch of GET /v1/cluster")
+    if judge_history(Position.parse(position), record.lineage, None) is History.EQUAL_OR_BEHIND:
+        return ""
+    return f"it has transactions up to {position}, which are not in the history of epoch {record.epoch}"
 
 
 def wait_until(missing: Callable[[], str], *, deadline_ms: float, what: str, pause_s: float = POLL_S) -> None:

@@ -20,6 +20,14 @@ TOKEN = "secret"
 SOON_MS = 300.0
 LATE_MS = 5_000.0
 START_SECONDS_MAX = 10.0
+EPOCH = {
+    "epoch": 2, "primary": "db-toronto", "server_id": 2, "file": "binlog.000002", "position": "0-1-50",
+    "since": "2026-01-01T00:00:00.000Z", "proof": "lease ended",
+    "lineage": [
+        {"epoch": 1, "server_id": 1, "file": "binlog.000001", "position": ""},
+        {"epoch": 2, "server_id": 2, "file": "binlog.000002", "position": "0-1-50"},
+    ],
+}  # fmt: skip
 
 
 class Controller:
@@ -84,8 +92,11 @@ def lab(controller: Controller, tmp_path: Path) -> RemoteLab:
     return RemoteLab(tmp_path)
 
 
-def node(role: str, *, replicating: bool = False, why: str = "") -> dict[str, Any]:
-    return {"nodes": [{"node": "db-clinic", "role": role, "replicating": replicating, "why": why}]}
+def node(role: str, *, replicating: bool = False, why: str = "", position: str | None = None) -> dict[str, Any]:
+    return {
+        "nodes": [{"node": "db-clinic", "role": role, "replicating": replicating, "why": why, "position": position}],
+        "epoch": EPOCH,
+    }
 
 
 def test_the_next_controller_is_asked_when_one_is_dead(lab: RemoteLab, controller: Controller) -> None:
@@ -145,13 +156,18 @@ def test_a_standby_that_replicates_has_rejoined(lab: RemoteLab, controller: Cont
 def test_a_node_that_stays_ahead_is_not_waited_for(
     lab: RemoteLab, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab_remote, "AHEAD_SETTLED_MS", 100.0)
-    controller.states = [node("fenced", why="ahead: it has transactions that no other has")]
+    monkeypatch.setattr(lab_remote, "STRAY_SETTLED_MS", 100.0)
+    controller.states = [node("fenced", why="the lease ended", position="0-1-53")]
     rejoin = lab.wait_rejoin("db-clinic", deadline_ms=60_000)
 
     assert not rejoin.rejoined
-    assert "ahead" in rejoin.why
+    assert rejoin.why.startswith("fenced: the lease ended (it has transactions up to 0-1-53")
     assert rejoin.ms < LATE_MS
+
+
+@pytest.mark.parametrize("position", [None, "", "0-1-50", "0-1-49", "0-2-53"])
+def test_a_fenced_node_within_the_history_is_waited_for(position: str | None) -> None:
+    assert lab_remote.strays(position, EPOCH) == ""
 
 
 def test_a_node_that_does_not_come_back_is_waited_for_until_the_deadline(
