@@ -28,6 +28,7 @@ from tests.servers.process import ServerProcess, free_port
 
 OSCAR_HA = str(Path(sys.executable).with_name("oscar-ha"))
 ACKER_HOST = "127.0.0.2"
+PORTS = 16
 POLL_SECONDS = 0.005
 WAIT_SECONDS = 10.0
 TIMING = {
@@ -57,7 +58,10 @@ def eventually(condition: Callable[[], Any], *, seconds: float = WAIT_SECONDS, w
 
 def make_settings(directory: Path, zookeeper: str, name: str, **timing: int) -> tuple[Settings, Path]:
     """Write secrets and a settings file of two nodes; return both."""
-    ports = iter([free_port() for _ in range(16)])
+    distinct: set[int] = set()
+    while len(distinct) < PORTS:
+        distinct.add(free_port())
+    ports = iter(distinct)
     for secret, value in SECRETS.items():
         (directory / secret).write_text(value + "\n")
         (directory / secret).chmod(0o600)

@@ -114,11 +114,11 @@ def test_a_drain_that_does_not_arrive_says_so(site: Site) -> None:
     )
 
 
-def test_a_source_that_would_make_it_skip_its_own_transactions_is_refused(site: Site) -> None:
-    """A receiver drops what carries its own server id, and says nothing, unless its source speaks semi-sync."""
+def test_a_stream_that_would_skip_its_own_transactions_is_refused(site: Site) -> None:
+    """A receiver drops what carries its own server id, and says nothing, unless both ends speak semi-sync."""
     site.start(standby=True)
     site.make_primary()
-    site.one.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+    site.two.run("SET GLOBAL rpl_semi_sync_slave_enabled = OFF")
     site.watchdog_two.wait_for(database="up", epoch=1)
     status, answer = site.watchdog_two.tell("follow", epoch=1)
 
