@@ -31,6 +31,7 @@ FOLDER = Path("build/bench")
 RUNS, RUNS_MAX = 10, 200
 COMMAND_DEADLINE_SECONDS = 10
 INTERRUPTED_EXIT_CODE = 130
+PLAIN_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def bench(
         raise BadInput(f"there is no bench {name!r}", hint=f"one of: {', '.join(BENCHES)}")
     if not 1 <= runs <= RUNS_MAX:
         raise BadInput(f"--runs {runs}", hint=f"choose from 1 to {RUNS_MAX}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     started = clock.now()
     result = BENCHES[name](runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
     told = document(name, runs, result, clock.ms_between(started, clock.now()) / 1_000)
@@ -110,7 +111,9 @@ def figure_table(told: Mapping[str, Any]) -> Table:
     """Return the figures and their goals for a person."""
     table = Table(box=SIMPLE_HEAD, title=f"bench {told['name']}, {told['runs']} runs", title_justify="left")
     for heading in ("figure", "median", "min", "max", "p99", "n", "unit", "goals"):
-        table.add_column(heading, justify="left" if heading in ("figure", "unit", "goals") else "right")
+        table.add_column(
+            heading, overflow="fold", justify="left" if heading in ("figure", "unit", "goals") else "right"
+        )
     for name, figure in told["figures"].items():
         numbers = ["-" if figure[key] is None else f"{figure[key]:g}" for key in ("median", "min", "max", "p99", "n")]
         goals = [_goal(goal, bounds) for goal, bounds in told["goals"].items() if goal in (name, f"{name}_max")]

@@ -127,7 +127,7 @@ class RemoteLab:
         deadline, stray_since, why, pause = clock.after(started, deadline_ms), None, "no report", threading.Event()
         while clock.now() < deadline:
             state = self._state()
-            report = next((one for one in state.get("nodes", []) if one.get("node") == node), {})
+            report: dict[str, Any] = next((one for one in state.get("nodes", []) if one.get("node") == node), {})
             role, why = str(report.get("role")), f"{report.get('role')}: {report.get('why', '')}"
             if role == "standby" and report.get("replicating"):
                 return Rejoin(True, why, clock.ms_between(started, clock.now()))
