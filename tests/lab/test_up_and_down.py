@@ -88,7 +88,7 @@ def test_a_folder_with_somebody_elses_data_is_left_alone(place: Path) -> None:
     assert (place / "data" / "precious").exists()
 
 
-@pytest.mark.parametrize("moment", ["zookeeper-1", "db-clinic", "db-montreal"])
+@pytest.mark.parametrize("moment", ["zookeeper-1", "db-montreal"])
 def test_down_finishes_what_a_killed_up_began(place: Path, moment: str) -> None:
     starting = begin_up(place)
     await_started(place, moment)
