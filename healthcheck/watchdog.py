@@ -184,7 +184,7 @@ class Watchdog:
         slow = self.prober.slow
         if self.role in (Role.STANDBY, Role.JOINING) and slow and slow.replication and slow.replication.error:
             return f"replication: {slow.replication.error}"
-        return self.why
+        return (self.role is Role.FENCED and self._ahead()) or self.why
 
     def _lease_seconds(self) -> float:
         until = self.coordination.lease_until
@@ -641,13 +641,18 @@ class Watchdog:
             raise Refused(f"a node that is {self.role.value} cannot {signal.value}: {self.why}")
 
     def _require_in_history(self) -> None:
+        ahead = self._ahead()
+        if ahead is not None:
+            raise Diverged(ahead, hint="rescue them, then rewind or reseed this node")
+
+    def _ahead(self) -> str | None:
+        """Return what this server has that the cluster has not, None when there is nothing or it is not known."""
         probe, record = self.prober.probe, self.record
         if record is None or probe is None:
-            return
-        if judge_history(Position.parse(probe.position), record.lineage, None) is not History.EQUAL_OR_BEHIND:
-            self.why = f"ahead: it has transactions up to {probe.position} that are not in the cluster's history"
-            self._tell_changes()
-            raise Diverged(self.why, hint="rescue them, then rewind or reseed this node")
+            return None
+        if judge_history(Position.parse(probe.position), record.lineage, None) is History.EQUAL_OR_BEHIND:
+            return None
+        return f"ahead: it has transactions up to {probe.position} that are not in the cluster's history"
 
 
 def _essence(report: NodeReport) -> object:
