@@ -1,0 +1,239 @@
+"""The archive on disk: torn tails, cuts, places; files made by hand."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from cluster.errors import BadInput, Diverged, Refused
+from cluster.position import Position
+from cluster.records import LineageEntry
+from replicator import lookup
+from replicator.archive import Archive, EpochWriter
+from replicator.follow import past_epochs
+from replicator.lookup import NotYet
+from replicator.receiving import StreamReader
+from replicator.wire import EventPackets
+from tests.replicator.binlog import Binlog
+from tests.replicator.test_receiving import a_reader, give
+
+FIRST = LineageEntry(epoch=1, server_id=1, file="binlog.000003", position="0-1-3")
+SECOND = LineageEntry(epoch=2, server_id=2, file="binlog.000002", position="0-1-5")
+
+
+def first_log() -> Binlog:
+    log = Binlog("0-1-3")
+    log.ddl("0-1-4")
+    log.transaction("0-1-5", rows=4)
+    log.transaction("0-1-6")
+    return log
+
+
+def second_log() -> Binlog:
+    log = Binlog("0-1-5", server_id=2)
+    log.transaction("0-2-6")
+    log.transaction("0-2-8")
+    return log
+
+
+def fill(archive: Archive, entry: LineageEntry, log: Binlog, *, events: int | None = None) -> None:
+    """Append a file as the stream would."""
+    writer = EpochWriter(archive.begin(entry))
+    resume = writer.open()
+    reader: StreamReader = a_reader(resume.file, resume.offset, str(resume.position))
+    given, offset = log.events[:events], 4
+    for event in given:
+        if offset >= resume.offset:
+            give(reader, event)
+        offset += len(event)
+    writer.write(reader.take())
+    writer.close()
+
+
+_OPENED: list[Archive] = []
+
+
+def opened(directory: Path) -> Archive:
+    """Open an archive that the end of the test closes."""
+    _OPENED.append(Archive.open(directory))
+    return _OPENED[-1]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    yield opened(tmp_path / "archive")
+    while _OPENED:
+        _OPENED.pop().close()
+
+
+def reopened(archive: Archive) -> Archive:
+    """Return what a new process would find."""
+    archive.close()
+    return opened(archive.directory)
+
+
+def path_of(archive: Archive, epoch: int = 1) -> Path:
+    return archive.epochs[epoch].segments[-1].path
+
+
+def test_two_replicators_cannot_share_an_archive(archive: Archive) -> None:
+    with pytest.raises(BadInput, match="in use by another"):
+        Archive.open(archive.directory)
+
+
+def test_a_seal_is_kept_and_never_goes_back(archive: Archive) -> None:
+    archive.seal(4)
+    archive.seal(2)
+
+    assert (archive.sealed_epoch, reopened(archive).sealed_epoch) == (4, 4)
+
+
+def test_a_file_cut_at_every_byte_is_resumed_at_its_last_whole_group(archive: Archive) -> None:
+    log = first_log()
+    fill(archive, FIRST, log)
+    path = path_of(archive)
+    for size in range(len(log.data), -1, -7):
+        path.write_bytes(log.data[:size])
+        archive = reopened(archive)
+        resume = archive.epochs[1].resume()
+        whole = [known for known in [(4, "0-1-3"), *log.boundaries] if known[0] <= size]
+        offset, position = whole[-1] if whole else (4, "0-1-3")
+
+        assert (resume.offset, str(resume.position)) == (offset, position)
+        if offset > 4:
+            assert path.stat().st_size == offset
+        fill(archive, FIRST, log)
+        assert path.read_bytes() == log.data
+
+
+def test_an_epoch_that_ended_earlier_is_cut_and_its_tail_set_aside(archive: Archive) -> None:
+    log = first_log()
+    fill(archive, FIRST, log)
+    archive.end(1, Position.parse("0-1-5"))
+    archive = reopened(archive)
+    (orphan,) = (archive.directory / "orphans").iterdir()
+    boundary = {position: offset for offset, position in log.boundaries}["0-1-5"]
+
+    assert path_of(archive).read_bytes() == log.data[:boundary]
+    assert orphan.read_bytes() == b"\xfebin" + log.events[0] + log.data[boundary:]
+    assert archive.epochs[1].complete
+    assert archive.orphans == 1
+
+
+def test_a_group_that_is_not_whole_is_cut_when_the_epoch_ends_and_is_no_orphan(archive: Archive) -> None:
+    log = first_log()
+    fill(archive, FIRST, log, events=7)
+    archive.end(1, Position.parse("0-1-5"))
+
+    assert (archive.orphans, archive.epochs[1].complete) == (0, False)
+    assert path_of(archive).stat().st_size == archive.epochs[1].segments[-1].boundary
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place"),
+    {
+        "the beginning": ("0-1-3", (1, "0-1-3")),
+        "in the first epoch": ("0-1-4", (1, "0-1-4")),
+        "at the change of epochs": ("0-1-5", (2, "0-1-5")),
+        "in the second epoch": ("0-2-6", (2, "0-2-6")),
+        "at the end": ("0-2-8", (2, "0-2-8")),
+    }.values(),
+)
+def test_a_replica_goes_on_behind_what_it_has(archive: Archive, wanted: str, place: tuple[int, str]) -> None:
+    two_epochs(archive)
+    for one in (archive, archive := reopened(archive)):
+        found = lookup.locate(one, Position.parse(wanted))
+        assert (found.one.epoch, str(found.position), found.skipped) == (*place, None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    {
+        "too old": ("0-1-2", Refused),
+        "nothing": ("", Refused),
+        "another at the beginning": ("0-9-3", Diverged),
+        "another in the midst": ("0-9-4", Diverged),
+        "the orphan": ("0-1-6", Diverged),
+        "another at the end": ("0-1-8", Diverged),
+        "ahead": ("0-2-9", NotYet),
+        "a domain we never had": ("0-2-8,7-1-1", NotYet),
+    }.values(),
+)
+def test_a_replica_that_is_not_in_the_archive_is_refused(archive: Archive, wanted: str, error: type[Exception]) -> None:
+    two_epochs(archive)
+
+    with pytest.raises(error):
+        lookup.locate(archive, Position.parse(wanted))
+
+
+def two_epochs(archive: Archive) -> None:
+    fill(archive, FIRST, first_log())
+    archive.end(1, Position.parse(SECOND.position))
+    fill(archive, SECOND, second_log())
+
+
+def test_a_position_in_a_gap_is_refused(archive: Archive) -> None:
+    fill(archive, FIRST, first_log(), events=4)
+    archive.end(1, Position.parse("0-1-5"))
+
+    with pytest.raises(Refused, match="gap"):
+        lookup.locate(archive, Position.parse("0-1-5"))
+
+
+def test_domains_that_stand_at_different_places_are_filtered(archive: Archive) -> None:
+    """The replica has 1-1-1 already, which stands behind 0-1-5 that it lacks: nothing twice, nothing left out."""
+    log = Binlog("0-1-3")
+    for gtid in ("0-1-4", "0-1-5", "1-1-1", "0-1-6", "1-1-2"):
+        log.transaction(gtid)
+    fill(archive, FIRST, log)
+    found = lookup.locate(archive, Position.parse("0-1-4,1-1-1"))
+    packets = EventPackets(0)
+    packets.skip(found.skipped, found.position)
+    sent, _ = packets.events(memoryview(log.data)[found.offset :])
+    expected = EventPackets(0)
+    kept = [log.data[begin:end] for begin, end in groups(log) if end > found.offset]
+    del kept[1]
+
+    assert str(found.position) == "0-1-4"
+    assert sent == b"".join(expected.events(memoryview(group))[0] for group in kept)
+
+
+def groups(log: Binlog) -> list[tuple[int, int]]:
+    ends = [offset for offset, _ in log.boundaries]
+    return list(pairwise(ends))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    rows=some.lists(some.tuples(some.integers(1, 5), some.integers(10, 90_000)), min_size=1, max_size=12),
+    at=some.data(),
+)
+def test_every_boundary_is_found_with_and_without_an_index(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]], at: some.DataObject
+) -> None:
+    log = Binlog("0-1-3")
+    for number, (count, size) in enumerate(rows, 4):
+        log.transaction(f"0-1-{number}", rows=count, row_bytes=size)
+    archive = Archive.open(tmp_path_factory.mktemp("archive"))
+    fill(archive, FIRST, log)
+    offset, position = at.draw(some.sampled_from(log.boundaries))
+    for _ in range(2):
+        found = lookup.locate(archive, Position.parse(position))
+        assert (found.offset, str(found.position)) == (offset, position)
+        one = archive.epochs[1]
+        assert lookup.position_at(one, FIRST.file, offset) == Position.parse(position)
+        assert lookup.position_at(one, FIRST.file, offset + 1) is None
+        one.segments[0].index = None
+    archive.close()
+
+
+def test_ended_epochs_are_wanted_from_the_first_that_is_here() -> None:
+    third = LineageEntry(epoch=3, server_id=1, file="binlog.000009", position="0-2-8")
+    lineage = (FIRST, SECOND, third)
+
+    assert past_epochs(lineage, ()) == ()
+    assert [(past.entry.epoch, str(past.end)) for past in past_epochs(lineage, (1,))] == [(1, "0-1-5"), (2, "0-2-8")]
+    assert [past.entry.epoch for past in past_epochs(lineage, (2, 3))] == [2]

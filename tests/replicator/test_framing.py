@@ -1,0 +1,93 @@
+"""Framing: cut at every byte, with another packet behind; no length is believed."""
+
+import zlib
+from contextlib import suppress
+from struct import Struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from cluster.errors import MalformedStream
+from replicator import framing
+from replicator.framing import NEED_DATA, PART_BYTES_MAX, PacketFramer, an_event, checked_event, packet, whole_events
+
+EVENT = an_event(16, b"\1\2\3\4\5\6\7\0", server_id=7, end_position=99)
+
+
+def packets_in(framer: PacketFramer) -> list[bytes]:
+    found = []
+    while (one := framer.next_packet()) is not NEED_DATA:
+        found.append(bytes(one))
+    return found
+
+
+def test_a_packet_cut_at_every_byte_is_whole_only_at_its_end() -> None:
+    data = packet(b"\0" + EVENT, 3)
+    for cut in range(len(data)):
+        framer = PacketFramer()
+        framer.feed(data[:cut])
+        assert framer.next_packet() is NEED_DATA
+        framer.feed(data[cut:] + packet(b"behind", 4))
+        assert packets_in(framer) == [b"\0" + EVENT, b"behind"]
+
+
+@given(payloads=some.lists(some.binary(max_size=300), max_size=30), piece=some.integers(1, 97))
+def test_what_is_packed_is_framed_again_however_it_arrives(payloads: list[bytes], piece: int) -> None:
+    data = b"".join(packet(payload, number) for number, payload in enumerate(payloads))
+    framer, found = PacketFramer(), list[bytes]()
+    for begin in range(0, len(data), piece):
+        framer.feed(data[begin : begin + piece])
+        found += packets_in(framer)
+
+    assert found == payloads
+    assert framer.pending_bytes == 0
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, PART_BYTES_MAX])
+def test_a_split_packet_is_joined(extra: int) -> None:
+    payload = bytes(range(256)) * ((PART_BYTES_MAX + extra) // 256 + 1)
+    payload = payload[: PART_BYTES_MAX + extra]
+    data = packet(payload, 0) + packet(b"behind", 9)
+    framer = PacketFramer()
+    framer.feed(data[:-20])
+    framer.feed(data[-20:])
+
+    assert packets_in(framer) == [payload, b"behind"]
+
+
+def test_a_length_above_the_limit_is_refused_before_its_bytes_come() -> None:
+    small, split = PacketFramer(packet_bytes_max=100), PacketFramer(packet_bytes_max=PART_BYTES_MAX + 10)
+    small.feed((101).to_bytes(3, "little") + b"\0")
+    split.feed(packet(bytes(PART_BYTES_MAX), 0)[:-4] + (11).to_bytes(3, "little") + b"\1")
+
+    for framer in (small, split):
+        with pytest.raises(MalformedStream):
+            framer.next_packet()
+
+
+@given(at=some.integers(0, len(EVENT) - 1), mask=some.integers(1, 255))
+def test_no_damaged_event_is_believed(at: int, mask: int) -> None:
+    damaged = bytearray(EVENT)
+    damaged[at] ^= mask
+
+    with pytest.raises(MalformedStream):
+        checked_event(memoryview(damaged))
+
+
+@given(data=some.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_or_wait(data: bytes) -> None:
+    framer = PacketFramer(packet_bytes_max=1000)
+    framer.feed(data)
+    with suppress(MalformedStream):
+        for one in packets_in(framer):
+            checked_event(memoryview(one))
+    with suppress(MalformedStream):
+        assert all(offset < len(data) for offset, _ in whole_events(memoryview(data)))
+
+
+def test_an_event_of_ours_has_a_right_checksum() -> None:
+    (checksum,) = Struct("<I").unpack(EVENT[-4:])
+
+    assert zlib.crc32(EVENT[:-4]) == checksum
+    assert checked_event(memoryview(EVENT)) == framing.EventHeader(0, 16, 7, len(EVENT), 99, 0)

@@ -1,0 +1,179 @@
+"""From packets to what is archived and acknowledged; what is artificial steers and is never archived."""
+
+from struct import Struct
+
+import pytest
+
+from cluster.errors import Diverged, MalformedStream, Refused, Unauthorized, Unreachable
+from cluster.position import Position
+from replicator import events
+from replicator.events import Kind
+from replicator.framing import MAGIC, an_event
+from replicator.receiving import Chunk, StreamReader, error_for
+from tests.replicator.binlog import Binlog
+
+FILE = "binlog.000003"
+
+
+def a_reader(file: str = FILE, offset: int = 4, position: str = "", *, semi_sync: bool = False) -> StreamReader:
+    reader = StreamReader(file, offset, Position.parse(position), semi_sync=semi_sync)
+    lead = b"\0\xef\0" if semi_sync else b"\0"
+    reader.accept(memoryview(lead + events.fake_rotate(file, offset, server_id=1)))
+    return reader
+
+
+def give(reader: StreamReader, *given: bytes, lead: bytes = b"\0") -> None:
+    for event in given:
+        reader.accept(memoryview(lead + event))
+
+
+def bytes_of(chunk: Chunk) -> bytes:
+    return b"".join(chunk.parts)
+
+
+def test_what_is_archived_is_the_file() -> None:
+    log = Binlog("0-1-3")
+    log.ddl("0-1-4")
+    log.transaction("0-1-5", rows=3)
+    reader = a_reader(position="0-1-3")
+    give(reader, *log.events)
+    (chunk,) = reader.take().chunks
+
+    assert MAGIC + bytes_of(chunk) == log.data
+    assert (chunk.boundary, str(chunk.position), chunk.offset) == (len(log.data), "0-1-5", 4)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_boundary_is_only_where_a_group_ends(cut: int) -> None:
+    log = Binlog()
+    log.ddl("0-1-1", "CREATE TABLE t (a INT)")
+    log.gtid("0-1-2")
+    log.query("INSERT INTO m VALUES (1)")
+    log.query("COMMIT")
+    log.note()
+    log.transaction("0-1-3", rows=2)
+    reader = a_reader()
+    give(reader, *log.events[:cut])
+    (chunk,) = reader.take().chunks
+    reached = [known for known in log.boundaries if known[0] <= 4 + chunk.size]
+
+    assert (chunk.boundary, str(chunk.position)) == (reached[-1] if reached else (0, ""))
+
+
+def test_artificial_events_are_never_archived() -> None:
+    log = Binlog()
+    log.transaction("0-1-1")
+    reader = a_reader()
+    give(reader, *log.events, events.heartbeat(FILE, len(log.data), server_id=1),
+         an_event(Kind.GTID_LIST, bytes(4), server_id=1, flags=0x20))  # fmt: skip
+    (chunk,) = reader.take().chunks
+
+    assert MAGIC + bytes_of(chunk) == log.data
+
+
+def test_a_rotation_begins_the_next_file() -> None:
+    first, second = Binlog(), Binlog("0-1-1")
+    first.transaction("0-1-1")
+    first.rotate("binlog.000004")
+    second.transaction("0-1-2")
+    reader = a_reader()
+    give(reader, *first.events, events.fake_rotate("binlog.000004", 4, server_id=1), *second.events)
+    chunks = reader.take().chunks
+
+    assert [(chunk.file, MAGIC + bytes_of(chunk), chunk.next_file) for chunk in chunks] == [
+        (FILE, first.data, "binlog.000004"),
+        ("binlog.000004", second.data, None),
+    ]
+    assert [str(chunk.position) for chunk in chunks] == ["0-1-1", "0-1-2"]
+
+
+def test_a_file_that_does_not_begin_where_we_ended_is_refused() -> None:
+    """Bytes would be missing between, or it is another history."""
+    with pytest.raises(Diverged):
+        give(a_reader(position="0-1-7"), *Binlog("0-1-9").events)
+
+
+def test_the_newest_event_that_asks_for_a_reply_is_acknowledged() -> None:
+    log = Binlog()
+    log.transaction("0-1-1")
+    first = len(log.data)
+    log.transaction("0-1-2")
+    second = len(log.data)
+    log.transaction("0-1-3")
+    reader = a_reader(semi_sync=True)
+    end = 4
+    for event in log.events:
+        end += len(event)
+        give(reader, event, lead=b"\0\xef\1" if end in (first, second) else b"\0\xef\0")
+    batch = reader.take()
+
+    assert batch.reply is not None
+    assert (batch.reply.file, batch.reply.offset, str(batch.reply.position)) == (FILE, second, "0-1-2")
+    assert reader.take().reply is None
+
+
+def test_offsets_are_counted_here_and_may_pass_four_gigabytes() -> None:
+    begin = 2**32 - 30
+    reader = a_reader(offset=begin, position="0-1-1")
+    event = an_event(Kind.BINLOG_CHECKPOINT, b"x" * 40, server_id=1, end_position=begin + 63)
+    give(reader, event)
+    (chunk,) = reader.take().chunks
+
+    assert chunk.boundary == begin + 63 > 2**32
+    with pytest.raises(MalformedStream):
+        give(reader, an_event(Kind.STOP, b"", server_id=1, end_position=5))
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (an_event(99, b"", server_id=1), MalformedStream),
+        (an_event(Kind.INCIDENT, bytes(3), server_id=1), Diverged),
+        (an_event(Kind.TABLE_MAP, bytes(30), server_id=1), MalformedStream),
+        (an_event(Kind.GTID, b"", server_id=1), MalformedStream),
+    ],
+    ids=["an unknown type", "an incident", "rows outside of a transaction", "a GTID cut off"],
+)
+def test_what_must_not_be_passed_over_stops_the_stream(event: bytes, error: type[Exception]) -> None:
+    reader = a_reader()
+    give(reader, *Binlog().events)
+
+    with pytest.raises(error):
+        give(reader, event)
+
+
+def test_an_unknown_event_that_may_be_ignored_is_archived() -> None:
+    reader = a_reader()
+    give(reader, *Binlog().events, an_event(99, b"", server_id=1, flags=0x80))
+
+    assert bytes_of(reader.take().chunks[0])[-23:] == an_event(99, b"", server_id=1, flags=0x80)
+
+
+@pytest.mark.parametrize("name", ["../../etc/000001", "binlog", "a/b.000001", "x" * 300 + ".000001", "\udcff.000001"])
+def test_a_name_that_is_no_binlog_file_is_refused(name: str) -> None:
+    body = Struct("<Q").pack(4) + name.encode(errors="surrogateescape")
+    with pytest.raises(MalformedStream):
+        give(a_reader(), an_event(Kind.ROTATE, body, server_id=1, flags=0x20))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(1045, Unauthorized), (1236, Diverged), (4052, Refused), (2013, Unreachable), (1040, Unreachable)],
+)
+def test_what_the_source_says_tells_who_must_act(code: int, kind: type[Exception]) -> None:
+    assert type(error_for(code, "text")) is kind
+
+
+def test_a_crash_in_the_midst_of_a_group_is_forgotten_at_the_next_file() -> None:
+    first, second = Binlog(), Binlog("0-1-1")
+    first.transaction("0-1-1")
+    whole = len(first.data)
+    first.gtid("0-1-2")
+    first.add(Kind.TABLE_MAP, bytes(30))
+    second.transaction("0-1-2")
+    reader = a_reader()
+    give(reader, *first.events, events.fake_rotate("binlog.000004", 4, server_id=1), *second.events)
+    one, other = reader.take().chunks
+
+    assert (one.boundary, str(one.position), one.size + 4) == (whole, "0-1-1", len(first.data))
+    assert str(other.position) == "0-1-2"
