@@ -161,6 +161,11 @@ def _is_past_return(plan: PlanRecord) -> bool:
     return order.index(plan.stage) > order.index(POINT_OF_NO_RETURN)
 
 
+def _is_same_server(view: View, plan: PlanRecord) -> bool:
+    old = view.node(plan.old or "")
+    return old is not None and old.report is not None and old.report.generation == plan.old_generation
+
+
 def _is_gone(view: View, name: str) -> bool:
     node = view.node(name)
     return node is not None and node.report is not None and node.report.database is Database.DOWN
@@ -232,6 +237,9 @@ def _open(view: View, plan: PlanRecord, now_text: str) -> Step | GiveUp:
         return GiveUp(why=f"{plan.candidate} did not say where its binlog begins")
     if plan.target is not None and Position.parse(promoted.position) != Position.parse(plan.target):
         return GiveUp(why=f"{plan.candidate} stands at {promoted.position}, the archives at {plan.target}")
+    if plan.rolled_back is not None and not _is_same_server(view, plan):
+        # A restart cuts the tail of the binlog, acknowledged transactions included (decision 0010).
+        return GiveUp(why=f"the server of {plan.old} was restarted: it may lack what it had acknowledged")
     lineage = view.epoch.lineage if view.epoch else ()
     entry = LineageEntry(epoch=plan.epoch, server_id=promoted.server_id, file=promoted.file, position=promoted.position)
     record = EpochRecord(

@@ -255,6 +255,7 @@ def new_plan(
 ) -> PlanRecord:
     """Return a plan at its first stage, for the epoch after the view's."""
     epoch = (view.epoch.epoch if view.epoch else 0) + 1
+    primary = view.node(old) if old else None
     started = clock.utc_now()
     seen = "requested" if kind is Kind.SWITCHOVER else "detected"
     return PlanRecord(
@@ -265,6 +266,7 @@ def new_plan(
         why=why,
         started=started,
         old=old,
+        old_generation=primary.report.generation if primary and primary.report else None,
         candidate=candidate,
         requested=requested,
         allow_data_loss=allow_data_loss,

@@ -175,6 +175,8 @@ class PlanRecord:
     why: str
     started: str
     old: str | None = None
+    old_generation: str | None = None
+    """The old primary's server process when the plan began: another one may lack what it had acknowledged."""
     requested: str | None = None
     """The node that an operator asked for."""
     candidate: str | None = None

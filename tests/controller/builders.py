@@ -76,7 +76,9 @@ def a_view(**changes: Any) -> View:
 
 
 def a_plan(**changes: Any) -> PlanRecord:
-    plan = PlanRecord(id="2", kind=Kind.FAILOVER, epoch=2, stage=Stage.SEAL, why="test", started=SINCE, old=CLINIC)
+    plan = PlanRecord(
+        id="2", kind=Kind.FAILOVER, epoch=2, stage=Stage.SEAL, why="test", started=SINCE, old=CLINIC, old_generation="1"
+    )
     return replace(plan, **changes)
 
 

@@ -191,6 +191,18 @@ def test_a_failed_switchover_leaves_the_old_primary_writable(stage: Stage) -> No
     assert outcome_of(ended).startswith("rolled back")
 
 
+def test_a_rollback_onto_a_restarted_server_becomes_a_failover() -> None:
+    """Its crash recovery may have cut what it had acknowledged: only the archives know (decision 0010)."""
+    plan = a_plan(kind=Kind.SWITCHOVER, stage=Stage.LEVEL, candidate=TORONTO, target=HEAD, proof=Proof.WATCHDOG.value)
+    restarted = a_node("clinic", role=Role.FENCED, generation="2", position="0-1-99", lease_epoch=None)
+
+    _, ended, view = run(a_view(clinic=restarted), failed(plan, "it hangs"), EQUAL)
+
+    assert ended.kind is Kind.FAILOVER
+    assert view.epoch is not None
+    assert (view.epoch.primary, view.epoch.position) == (TORONTO, HEAD)
+
+
 def test_a_switchover_refused_at_the_choice_touches_nothing() -> None:
     view = a_view(toronto=a_node("toronto", absent_ms=1.0))
 
