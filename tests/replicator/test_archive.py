@@ -1,6 +1,7 @@
 """The archive on disk: torn tails, cuts, places; files made by hand."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -217,9 +218,12 @@ def test_every_boundary_is_found_with_and_without_an_index(
     log = Binlog("0-1-3")
     for number, (count, size) in enumerate(rows, 4):
         log.transaction(f"0-1-{number}", rows=count, row_bytes=size)
-    archive = Archive.open(tmp_path_factory.mktemp("archive"))
+    with closing(Archive.open(tmp_path_factory.mktemp("archive"))) as archive:
+        check_a_boundary(archive, log, *at.draw(some.sampled_from(log.boundaries)))
+
+
+def check_a_boundary(archive: Archive, log: Binlog, offset: int, position: str) -> None:
     fill(archive, FIRST, log)
-    offset, position = at.draw(some.sampled_from(log.boundaries))
     for _ in range(2):
         found = lookup.locate(archive, Position.parse(position))
         assert (found.offset, str(found.position)) == (offset, position)
@@ -227,7 +231,6 @@ def test_every_boundary_is_found_with_and_without_an_index(
         assert lookup.position_at(one, FIRST.file, offset) == Position.parse(position)
         assert lookup.position_at(one, FIRST.file, offset + 1) is None
         one.segments[0].index = None
-    archive.close()
 
 
 def test_ended_epochs_are_wanted_from_the_first_that_is_here() -> None:
