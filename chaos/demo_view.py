@@ -39,6 +39,12 @@ TIMELINE_WIDTH = 34
 ROLE_STYLES: Mapping[str, str] = {
     "primary": "bold green", "standby": "cyan", "joining": "yellow", "fenced": "yellow", "failed": "bold red",
 }  # fmt: skip
+DOES: Mapping[str, str] = {
+    "primary": "takes every write of the clinics",
+    "standby": "follows, a moment behind",
+    "joining": "catches up",
+    "fenced": "accepts no write",
+}
 VERDICT_STYLES: Mapping[Verdict, str] = {
     Verdict.KEPT: "[bold green]kept[/]",
     Verdict.BROKEN: "[bold red]broken[/]",
@@ -171,15 +177,12 @@ def cluster_table(state: Mapping[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD, title=f"epoch {epoch.get('epoch')}, primary {epoch.get('primary')}", title_justify="left"
     )
-    for heading in ("database", "site", "role", "position", "acknowledges in this epoch"):
+    for heading in ("database", "site", "role", "what it does"):
         table.add_column(heading)
     for node in state.get("nodes", []):
-        role = _role_of(node)
-        site = str(node.get("site"))
-        table.add_row(
-            str(node.get("node")), site, f"[{ROLE_STYLES.get(role, 'bold red')}]{role}[/]", str(node.get("position")),
-            "yes: on disk here before a clinic hears OK" if site in ackers else "",
-        )  # fmt: skip
+        role, site = _role_of(node), str(node.get("site"))
+        does = "its site has every write on disk before a clinic hears OK" if site in ackers else DOES.get(role, "")
+        table.add_row(str(node.get("node")), site, f"[{ROLE_STYLES.get(role, 'bold red')}]{role}[/]", does)
     return table
 
 
