@@ -59,6 +59,8 @@ class Heartbeat:
 
     def _write(self, generation: str, epoch: int) -> None:
         """Runs in the thread."""
+        if self._prepared != (generation, epoch):
+            self._drop()  # the fence that ended the epoch before killed this session too
         try:
             if self._session is None:
                 self._session = self._connect(WRITE_DEADLINE_MS)
@@ -68,8 +70,11 @@ class Heartbeat:
                 self._prepared = (generation, epoch)
             self._session.write_heartbeat(epoch)
         except OscarHaError:
-            session, self._session = self._session, None
-            if session is not None:
-                with suppress(OSError):
-                    session.close()
+            self._drop()
             raise
+
+    def _drop(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(OSError):
+                session.close()
