@@ -19,7 +19,7 @@ from replicator.metrics import Metrics
 from replicator.serve import Server
 from replicator.service import Service
 
-START_DEADLINE_MS = 10_000
+START_DEADLINE_MS = 5_000
 STOP_DEADLINE_SECONDS = 1.5
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long the event loop may keep the pulling thread waiting for the interpreter: a part of every commit."""

@@ -18,6 +18,8 @@ from replicator.receiving import Reply, StreamReader
 from replicator.source import Target, Wanted, opened
 
 BATCH_BYTES_MAX = 4 * MIB
+STOP_LOOK_MS = 250
+"""So often a fetch looks whether it should stop."""
 
 
 class Wake:
@@ -125,13 +127,15 @@ def fetch(
         with opened(target, wanted, timing) as stream:
             poller = select.poll()
             poller.register(stream.socket, select.POLLIN)
+            heard = clock.now()
             while not intake.reader.ended and not (until is not None and one.position.covers(until)):
                 left = clock.seconds_left(deadline)
                 if left == 0.0 or stop.is_set():
                     raise DeadlinePassed(f"epoch {one.epoch} is here up to {one.position or 'nothing'} only")
-                if poller.poll(min(left, timing.stream_deadline_ms / 1000) * 1000):
+                if poller.poll(min(left * 1000, STOP_LOOK_MS)):
                     intake.receive(stream.socket)
-                else:
+                    heard = clock.now()
+                elif clock.ms_between(heard, clock.now()) >= timing.stream_deadline_ms:
                     raise Unreachable(f"{target.host}:{target.port} is silent")
     finally:
         writer.close()

@@ -21,7 +21,7 @@ from replicator.archive import EpochArchive, EpochWriter
 from replicator.intake import Intake, Wake
 from replicator.metrics import Metrics
 from replicator.permission import Standing, may_acknowledge, why_not, why_not_named
-from replicator.receiving import Reply
+from replicator.receiving import Reply, SameServerId
 from replicator.source import Opened, Target, Wanted, acknowledgement, opened
 
 RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 1.0
@@ -89,6 +89,9 @@ class Puller:
         self._thread.join(JOIN_DEADLINE_SECONDS)
         if self._thread.is_alive():
             raise Unreachable("the pulling thread does not end")
+
+    def close(self) -> None:
+        """Give back what it held; nobody may use it any more."""
         self._wake.close()
 
     # -- the thread -------------------------------------------------------------------------------------------------
@@ -97,13 +100,16 @@ class Puller:
         retrying = tenacity.Retrying(
             sleep=self._wake.wait,
             wait=self._seconds_to_wait,
-            retry=tenacity.retry_if_exception_type((OscarHaError, OSError)),
+            retry=tenacity.retry_if_exception(_worth_another_try),
             stop=tenacity.stop_when_event_set(self._stop),
         )
         while not self._stop.is_set():
             try:
                 retrying(self._stream)
             except tenacity.RetryError:
+                break
+            except SameServerId as error:
+                self.failed = error
                 break
             except Exception as error:  # a bug of ours must be seen, not end the thread in silence
                 self.failed = Refused(f"the pulling thread failed: {error!r}")
@@ -224,3 +230,7 @@ class Puller:
         return (
             "acknowledging" if reason is None and self.semi_sync else f"archiving only: {reason or 'connecting anew'}"
         )
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    return isinstance(error, OscarHaError | OSError) and not isinstance(error, SameServerId)

@@ -32,6 +32,10 @@ SAME_SERVER_ID = 4052
 BINLOG_ERROR = 1236
 
 
+class SameServerId(Refused):
+    """Another replica connected with our server id, and the source ended our stream."""
+
+
 @dataclass(slots=True)
 class Chunk:
     """Consecutive events of one file, to be written at `offset`; what the file is known to be afterwards."""
@@ -235,7 +239,7 @@ def error_for(code: int, text: str) -> OscarHaError:
     if code in ACCESS_DENIED:
         return Unauthorized(said, hint="mend accounts.replication_user and its password file, or the grant")
     if code == SAME_SERVER_ID:
-        return Refused(said, hint="another replica uses our server_id: end one of the two")
+        return SameServerId(said, hint="another replica uses our server_id: end one of the two")
     if code == BINLOG_ERROR:
         return Diverged(said, hint="what we ask for is not in its binlog; another replicator may have it")
     return Unreachable(said)

@@ -1,11 +1,12 @@
 """One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
 
-Three loops: records (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, fill,
-pull). The pulling thread is the only one that acknowledges; what it may do is handed to it as a `Standing`.
+Four loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
+(what is missing). The pulling thread is the only one that acknowledges; what it may do is handed to it as a `Standing`.
 """
 
 import asyncio
 import threading
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from replicator.intake import fetch
 from replicator.metrics import Metrics
 from replicator.permission import Standing
 from replicator.pull import Puller
+from replicator.receiving import SameServerId
 from replicator.source import Target
 from replicator.streaming import News
 
@@ -52,15 +54,11 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._told = False
         self._stopping = threading.Event()
-        self._records_changed, self._report_changed, self._follow_now = (
-            asyncio.Event(),
-            asyncio.Event(),
-            asyncio.Event(),
-        )
-        self._writing = asyncio.Lock()
-        """Held by whoever changes epochs that are not being pulled: the follow loop, or level."""
+        self._records_changed, self._report_changed = asyncio.Event(), asyncio.Event()
+        self._follow_now, self._fill_now = asyncio.Event(), asyncio.Event()
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """For every epoch: held by whoever changes it while it is not being pulled."""
         self._gap_since: Nanos | None = None
-        self._tried_at: Nanos | None = None
         self._idle_why = "starting"
         self._published: ReplicatorReport | None = None
 
@@ -69,14 +67,16 @@ class Service:
     async def run(self) -> None:
         """Work until cancelled. Raises what must end this process."""
         self._coordination.listen(self._on_connection)
-        for event in (self._records_changed, self._report_changed, self._follow_now):
+        for event in (self._records_changed, self._report_changed, self._follow_now, self._fill_now):
             event.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_loop())
                 group.create_task(self._publish_loop())
                 group.create_task(self._follow_loop())
+                group.create_task(self._fill_loop())
         finally:
+            self._stopping.set()
             await self._stop_pulling()
 
     def _on_connection(self, connected: bool) -> None:
@@ -179,8 +179,10 @@ class Service:
             return
         if (puller.connected, puller.acknowledging) != (said.connected, said.acknowledging):
             self._report_changed.set()
-        if puller.failed is not None or puller.diverged is not None:
+        if puller.failed is not None:
             self._follow_now.set()
+        if puller.diverged is not None:
+            self._fill_now.set()
 
     # -- seal and level ---------------------------------------------------------------------------------------------
 
@@ -225,11 +227,18 @@ class Service:
         puller = self._puller
         if puller is not None and puller.one.epoch == epoch and epoch > self.archive.sealed_epoch:
             raise Refused(f"epoch {epoch} is being pulled from its primary", hint="seal it first")
-        async with self._writing:
+        try:
+            async with asyncio.timeout(clock.seconds_left(deadline)):
+                await self._locks[epoch].acquire()
+        except TimeoutError:
+            raise DeadlinePassed(f"epoch {epoch} is being filled from another replicator") from None
+        try:
             await self._stop_pulling(epoch)
             one = self._begun(epoch)
             if until is None or not one.position.covers(until):
                 await self._fetch(one, self._peer(host, port), until, deadline)
+        finally:
+            self._locks[epoch].release()
         here = self._durable(epoch)
         if until is not None and (here is None or not here.covers(until)):
             raise Refused(f"{host}:{port} has epoch {epoch} only up to {here or 'nothing'}, not {until}",
@@ -265,12 +274,12 @@ class Service:
 
     async def _follow_loop(self) -> None:
         while True:
-            await _wait(self._follow_now, FILL_EVERY_MS if self.gaps() else self.settings.timing.session_ttl_ms)
+            await self._follow_now.wait()
             self._follow_now.clear()
             try:
-                async with self._writing:
-                    await self._follow()
-                await self._fill()
+                await self._follow()
+            except SameServerId:
+                raise  # trying again would only disconnect the other one, and so on for ever (TRAPS.md 10)
             except OscarHaError as error:
                 if not error.retryable and self._idle_why != str(error):
                     log.warning("follow.failed", error=str(error))
@@ -282,7 +291,11 @@ class Service:
     async def _follow(self) -> None:
         record = self._record
         epoch, why = epoch_to_pull(record, max(self.archive.sealed_epoch, self._sealing))
-        if self._puller is not None and (self._puller.one.epoch != epoch or self._puller.failed is not None):
+        if self._puller is not None and self._puller.failed is not None:
+            failed = self._puller.failed
+            await self._stop_pulling()
+            raise failed
+        if self._puller is not None and self._puller.one.epoch != epoch:
             await self._stop_pulling()
         self._idle_why = why
         if record is None:
@@ -291,7 +304,8 @@ class Service:
             await asyncio.to_thread(self.archive.seal, record.epoch - 1)
         for past in past_epochs(record.lineage, tuple(self.archive.epochs)):
             await self._end(past.entry, past.end)
-        if epoch is not None and self._puller is None:
+        # A seal may have come meanwhile.
+        if epoch is not None and self._puller is None and epoch > max(self.archive.sealed_epoch, self._sealing):
             self._pull(record)
         self._report_changed.set()
 
@@ -299,11 +313,13 @@ class Service:
         one = self.archive.begin(entry)
         if one.end == end and (one.complete or end.covers(one.position)):
             return
-        await asyncio.to_thread(self.archive.end, entry.epoch, end)
+        async with self._locks[entry.epoch]:
+            await asyncio.to_thread(self.archive.end, entry.epoch, end)
         log.info("epoch.ended", epoch=entry.epoch, end=str(end), complete=one.complete, orphans=self.archive.orphans)
         self.news.tell()
         if not one.complete:
-            self._gap_since, self._tried_at = self._gap_since or clock.now(), None
+            self._gap_since = self._gap_since or clock.now()
+            self._fill_now.set()
 
     def _pull(self, record: EpochRecord) -> None:
         node = self.settings.node(record.primary)
@@ -322,29 +338,40 @@ class Service:
         await asyncio.to_thread(puller.join)
         if self._puller is puller:
             self._puller = None
+            puller.close()
+
+    async def _fill_loop(self) -> None:
+        while True:
+            await self._fill_now.wait()
+            self._fill_now.clear()
+            with suppress(OscarHaError):  # each is logged where it is met; the next attempt comes
+                await self._fill()
+            if self.gaps() or self._stuck:
+                await asyncio.sleep(FILL_EVERY_MS / 1000)
+                self._fill_now.set()
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether the primary does not have what we need next, for example because it has purged it."""
+        return self._puller is not None and self._puller.diverged is not None
 
     async def _fill(self) -> None:
         """Fetch from other replicators what is missing of ended epochs, and what our primary has purged."""
         gaps = self.gaps()
-        stuck = self._puller is not None and self._puller.diverged is not None
-        if not gaps:
-            self._gap_since = None
-        due = self._tried_at is None or clock.ms_between(self._tried_at, clock.now()) >= FILL_EVERY_MS
-        if not due or not (gaps or stuck):
-            return
-        self._tried_at = clock.now()
-        peers = await self._peers()
+        peers = await self._peers() if gaps or self._stuck else []
         for one in gaps:
-            async with self._writing:
+            async with self._locks[one.epoch]:
                 await self._fill_from(one, peers, one.end)
                 await asyncio.to_thread(self.archive.end, one.epoch, one.end or one.position)
             self.news.tell()
-        if stuck and peers and self._puller is not None:
-            async with self._writing:
-                one = self._puller.one
-                await self._stop_pulling()
-                await self._fill_from(one, peers, None)
-                self._follow_now.set()
+        if not self.gaps():
+            self._gap_since = None
+        puller = self._puller
+        if puller is not None and puller.diverged is not None and peers:
+            async with self._locks[puller.one.epoch]:
+                await self._stop_pulling(puller.one.epoch)
+                await self._fill_from(puller.one, peers, None)
+            self._follow_now.set()
         self._stand()
 
     async def _fill_from(self, one: EpochArchive, peers: list[ReplicatorReport], until: Position | None) -> None:

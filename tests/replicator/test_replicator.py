@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.replicator.house import House
+from tests.replicator.house import House, until
 
 pytestmark = pytest.mark.servers
 
@@ -49,3 +49,55 @@ def test_a_standby_replicates_natively_from_the_archive(house: House, threads: i
     house.await_applied("toronto", house.position("clinic"))
 
     assert checksums(house, "clinic", "d.t", "d.m") == checksums(house, "toronto", "d.t", "d.m")
+
+
+def test_rows_of_many_megabytes_pass_through(house: House) -> None:
+    """Packets above 16 MiB are split on both sides, and one event is far larger than any buffer."""
+    primary = house.database("clinic")
+    house.begin_epoch("clinic")
+    house.replicator("toronto")
+    standby = house.database("toronto", rpl_semi_sync_slave_enabled="ON")
+    house.follow("toronto", position="")
+    primary.run("CREATE DATABASE d", "CREATE TABLE d.t (a INT PRIMARY KEY, b LONGTEXT) ENGINE=MyISAM")
+    for number, size in enumerate((2**24 - 100, 2**24 + 5, 40 * 2**20)):
+        primary.run(f"INSERT INTO d.t VALUES ({number}, REPEAT('x', {size}))")
+    house.await_applied("toronto", house.position("clinic"))
+
+    assert standby.run("SELECT LENGTH(b) FROM d.t") == ((2**24 - 100,), (2**24 + 5,), (40 * 2**20,))
+
+
+def test_another_replica_with_our_server_id_ends_the_replicator(house: House) -> None:
+    """Two would disconnect each other for ever; the message says why."""
+    house.database("clinic")
+    house.begin_epoch("clinic")
+    process = house.replicator("toronto")
+    house.await_health("toronto", lambda report: report.connected, what="connected")
+    house.database("montreal")
+    house.servers["montreal"].run(
+        "SET GLOBAL server_id = 102",
+        f"CHANGE MASTER TO master_host='127.0.0.1', master_port={house.servers['clinic'].port},"
+        " master_user='oscar_ha_repl', master_password='replication-secret', master_use_gtid=slave_pos",
+        "START SLAVE",
+    )
+    until(lambda: not process.alive, what="the replicator ends")
+
+    assert "another replica uses our server_id" in process.log_tail()
+
+
+def test_what_the_primary_has_purged_comes_from_another_replicator(house: House) -> None:
+    primary = house.database("clinic")
+    house.begin_epoch("clinic")
+    house.replicator("toronto")
+    primary.run(
+        "CREATE DATABASE d", "CREATE TABLE d.t (a INT PRIMARY KEY)", "FLUSH BINARY LOGS", "INSERT INTO d.t VALUES (1)"
+    )
+    house.await_durable("toronto", house.position("clinic"))
+    primary.run("PURGE BINARY LOGS TO 'binlog.000003'")
+    house.replicator("montreal")
+    primary.run("INSERT INTO d.t VALUES (2)")
+    house.await_durable("montreal", house.position("clinic"))
+    house.await_durable("toronto", house.position("clinic"))
+
+    for path in (house.archive("toronto") / "epochs" / "0000000001-1").glob("binlog.*"):
+        copy = house.archive("montreal") / "epochs" / "0000000001-1" / path.name
+        assert copy.read_bytes() == path.read_bytes()
