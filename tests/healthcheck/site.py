@@ -4,6 +4,7 @@ Node `one` may be primary; node `two` replicates from it directly and acknowledg
 controller would do is done here by hand: `make_primary` promotes, records the epoch and opens.
 """
 
+import getpass
 import json
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def _is_table(value: Any) -> bool:
 def make_template(directory: Path, some: Settings, secrets: Secrets) -> Path:
     """Make a data directory with our accounts, a root without password as OSCAR has it, and an ordinary client."""
     subprocess.run(
-        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", "--user=root", "--skip-test-db",
+        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}", "--skip-test-db",
          "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M"],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
@@ -120,7 +121,7 @@ def make_template(directory: Path, some: Settings, secrets: Secrets) -> Path:
         "CREATE TABLE oscar.log (id INT PRIMARY KEY) ENGINE=MyISAM",
     ]  # fmt: skip
     subprocess.run(
-        ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", "--user=root", "--innodb-log-file-size=16M"],
+        ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", f"--user={getpass.getuser()}", "--innodb-log-file-size=16M"],
         input=";\n".join(" ".join(one.split()) for one in statements).encode() + b";\n",
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip

@@ -19,8 +19,9 @@ from cluster import clock
 POLL_INTERVAL_S = 0.02
 STOP_DEADLINE_MS = 10_000
 LOG_TAIL_BYTES = 4_000
-PORT_LOWEST, PORT_HIGHEST = 12_000, 19_999
-PORT_ATTEMPTS_MAX = 1_000
+PORT_LOWEST, PORT_HIGHEST = 10_000, 19_999
+PORT_ATTEMPTS_MAX = 10_000
+_ports_given: set[int] = set()
 
 
 class ServerFailed(Exception):
@@ -113,16 +114,19 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now.
+    """Return a loopback port that nobody listens on now, never the same one twice.
 
     It is below the range that the kernel gives to outgoing connections, so a server that a test restarts finds its
     port free again.
     """
     for _ in range(PORT_ATTEMPTS_MAX):
         port = random.randrange(PORT_LOWEST, PORT_HIGHEST + 1)
+        if port in _ports_given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
+                _ports_given.add(port)
                 return port
     raise ServerFailed(f"no free port between {PORT_LOWEST} and {PORT_HIGHEST}")
