@@ -132,7 +132,7 @@ class RemoteLab:
             if role == "standby" and report.get("replicating"):
                 return Rejoin(True, why, clock.ms_between(started, clock.now()))
             stray = strays(report.get("position"), state.get("epoch")) if role == "fenced" else ""
-            why += f" ({stray})" if stray else ""
+            why += f" ({stray})" if stray and "ahead" not in why else ""
             stray_since = (stray_since or clock.now()) if stray else None
             if stray_since is not None and clock.ms_between(stray_since, clock.now()) > STRAY_SETTLED_MS:
                 break
