@@ -82,6 +82,10 @@ class Trial:
 
         await until(well, f"{primary} in epoch {epoch}; {self.cluster.history.effects[-8:]}")
 
+    def all_see_two_standbys(self) -> bool:
+        views = [one.loop.world.mirror.view() for one in self.controllers]
+        return all(sum(bool(n.report and n.report.role is Role.STANDBY) for n in view.nodes) == 2 for view in views)
+
     async def history(self) -> list[dict[str, Any]]:
         url = self.cluster.settings.controllers[0].url
         found: list[dict[str, Any]] = await self.client.get(f"{url}/v1/history", deadline_ms=5_000)
@@ -100,6 +104,8 @@ async def a_trial(zookeeper: ZooKeeperServer, root: str, controllers: int = 2) -
             cluster.write_up_to("0-1-100")
             standbys = [cluster.nodes[name] for name in ("db-toronto", "db-montreal")]
             await until(lambda: all(node.role is Role.STANDBY for node in standbys), "two standbys")
+            await asyncio.gather(*(node.publish() for node in standbys))
+            await until(trial.all_see_two_standbys, "all controllers see two standbys")
             yield trial
         finally:
             for one in trial.controllers:
@@ -149,7 +155,7 @@ async def test_a_switchover_by_http_moves_the_primary_and_back(zookeeper: ZooKee
             done = await trial.client.post(f"{follower}/v1/switchover", {"to": to}, deadline_ms=20_000)
             assert done["outcome"] == "done", done
             await trial.settled(to, number + 2)
-            await until(lambda: sum(n.role is Role.STANDBY for n in trial.cluster.nodes.values()) == 2, "two standbys")
+            await until(trial.all_see_two_standbys, "two standbys")
 
 
 async def test_a_dry_run_changes_nothing(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
