@@ -18,7 +18,7 @@ from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.settings import Settings
 from controller.choose import Candidate, rank
-from controller.decide import judge_primary, readiness
+from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
@@ -193,6 +193,7 @@ def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Le
         "paused": view.paused,
         "ready": not reasons,
         "reasons": list(reasons),
+        "warnings": list(warnings(view)),
     }
 
 

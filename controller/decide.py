@@ -204,3 +204,19 @@ def readiness(view: View) -> tuple[str, ...]:
     if not named:
         reasons.append("nobody is named to acknowledge")
     return tuple(reasons)
+
+
+def warnings(view: View) -> tuple[str, ...]:
+    """Return what a person should mend by day though a failover would work now; empty when all is as it should be."""
+    found = []
+    for node in view.nodes:
+        if node.report is None:
+            found.append(f"{node.name}: its watchdog does not report")
+        elif node.report.role not in (Role.PRIMARY, Role.STANDBY):
+            found.append(f"{node.name} is {node.report.role.value}: {node.report.why}")
+    for one in view.replicators:
+        if one.report is None:
+            found.append(f"the replicator of {one.site} does not report: its standby falls behind")
+        elif not one.report.connected:
+            found.append(f"the replicator of {one.site} hears nothing from the primary: {one.report.why}")
+    return tuple(found)

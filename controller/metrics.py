@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller.decide import readiness
+from controller.decide import readiness, warnings
 from controller.model import HistoryRecord, View
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
@@ -48,6 +48,7 @@ class Metrics(Collector):
         yield ready
         yield self._one("oscar_ha_controller_leading", "1 on the controller that leads.", float(self._leading()))
         yield self._one("oscar_ha_epoch", "The newest epoch.", float(view.epoch.epoch if view.epoch else 0))
+        yield self._one("oscar_ha_warnings", "What a person should mend by day.", float(len(warnings(view))))
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
 
     def _one(self, name: str, text: str, value: float) -> Metric:

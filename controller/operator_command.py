@@ -148,6 +148,8 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         console.print("[bold green]ready[/]: a failover would work now")
     for reason in answer["reasons"]:
         console.print(f"[bold red]not ready[/]: {escape(reason)}")
+    for warning in answer["warnings"]:
+        console.print(f"[yellow]to mend[/]: {escape(warning)}", soft_wrap=True)
     if epoch:
         ackers = ", ".join((answer["durability"] or {}).get("ackers", ())) or "nobody"
         console.print(

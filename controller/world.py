@@ -105,9 +105,9 @@ class World:
             case steps.AcceptLeaseEnd(node=node):
                 return outcome(f"{node}: its lease ended")
             case steps.Fence():
-                answer = await self._watchdog(step.node, "fence", _fence_body(step, self._deadline), self._deadline)
-                how, position = _text(answer, "how"), answer.get("position")
-                return outcome(f"{step.node}: {how} at {position}", how=how, position=position)
+                how, position = await self._fence(step)
+                where = f" at {position}" if position is not None else ""
+                return outcome(f"{step.node}: {how}{where}", how=how, position=position)
             case steps.Seal():
                 sealed = await self._seal(step)
                 return outcome(", ".join(f"{one.site} at {one.durable}" for one in sealed), sealed=sealed)
@@ -158,6 +158,10 @@ class World:
         if not isinstance(answer, dict):
             raise Unreachable(f"{url}: the answer is not an object")
         return answer
+
+    async def _fence(self, step: steps.Fence) -> tuple[str, str | None]:
+        answer = await self._watchdog(step.node, "fence", _fence_body(step, self._deadline), self._deadline)
+        return _text(answer, "how"), answer.get("position")
 
     async def _seal(self, step: steps.Seal) -> tuple[Sealed, ...]:
         """Seal all at once. Who does not answer is not in the result: the plan judges whether that matters."""

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.records import Database, Role
-from controller.decide import Decision, Hold, Mend, Start, decide, readiness
+from controller.decide import Decision, Hold, Mend, Start, decide, readiness, warnings
 from controller.model import Kind, View
 from controller.plan import Follow, NameAckers
 from tests.controller.builders import CLINIC, SINCE, TORONTO, a_node, a_replicator, a_view
@@ -128,3 +128,18 @@ def test_following_is_asked_in_the_current_epoch() -> None:
 
     assert isinstance(decision, Mend)
     assert decision.repairs == (Follow(node=TORONTO, epoch=1),)
+
+
+def test_a_healthy_cluster_has_nothing_to_mend() -> None:
+    assert warnings(a_view()) == ()
+
+
+def test_what_falls_behind_quietly_is_said() -> None:
+    """The cluster is ready with one standby; that the other one is not must not wait for the next failover."""
+    view = a_view(
+        montreal=a_node("montreal", role=Role.FENCED, why="ahead: it has transactions"),
+        replicator_montreal=a_replicator("montreal", absent_ms=5_000.0),
+    )
+
+    assert readiness(view) == ()
+    assert len(warnings(view)) == 2
