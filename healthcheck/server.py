@@ -19,6 +19,7 @@ from cluster.settings import Node
 
 SERVER_NAMES = {"mariadbd", "mysqld"}
 LISTENING = "0A"
+ENDED_STATES = {"Z", "X"}
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -51,10 +52,10 @@ def find(node: Node) -> Server | None:
         return None
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):
         return None
     try:
-        if _name(pid) in SERVER_NAMES and _listens(pid, node.port):
+        if _name(pid) in SERVER_NAMES and not _is_zombie(pid) and _listens(pid, node.port):
             signal.pidfd_send_signal(pidfd, 0)
             return Server(pid, pidfd, f"{pid}-{_start_ticks(pid)}-{_boot_id()}", clock.now())
     except PermissionError as error:
@@ -81,9 +82,18 @@ def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
 
 
+def _is_zombie(pid: int) -> bool:
+    """A server that ended and that nobody has waited for: in a container perhaps for ever. Its files are hidden then."""
+    return _fields(pid)[0] in ENDED_STATES
+
+
 def _start_ticks(pid: int) -> str:
-    # Field 22 of proc(5) stat; the name in field 2 may hold spaces, so count from its closing parenthesis.
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return _fields(pid)[19]
+
+
+def _fields(pid: int) -> list[str]:
+    """Return the fields of proc(5) stat from the third on; the name before them may hold spaces and brackets."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def _boot_id() -> str:
@@ -92,11 +102,12 @@ def _boot_id() -> str:
 
 def _listens(pid: int, port: int) -> bool:
     listening = set(_listening_inodes(pid, port))
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        with suppress(OSError):
-            found = _SOCKET.fullmatch(os.readlink(entry.path))
-            if found and found[1] in listening:
-                return True
+    with os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with suppress(OSError):
+                found = _SOCKET.fullmatch(os.readlink(entry.path))
+                if found and found[1] in listening:
+                    return True
     return False
 
 
