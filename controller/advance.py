@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cluster.position import Position
 from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry
 from controller import plan as steps
-from controller.choose import incomplete, rank, reachable_target
+from controller.choose import incomplete, is_ours, rank, reachable_target
 from controller.decide import choose_ackers
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
@@ -74,9 +74,9 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
         took_ms=round(outcome.took_ms, 1),
         detail=outcome.detail,
     )
-    plan = replace(_with_facts(plan, step, outcome), waiting=None)
+    plan = replace(_with_facts(view, plan, step, outcome), waiting=None)
     if isinstance(step, steps.Seal):
-        missing = incomplete(view, replace(plan, fenced_position=None)) or _short(plan)
+        missing = incomplete(view, replace(plan, fenced_position=None)) or _short(view, plan)
         if missing is not None:
             return replace(plan, waiting=missing)
     return replace(plan, stage=_after(plan), steps=(*plan.steps, done)[-STEPS_MAX:])
@@ -97,7 +97,8 @@ def failed(plan: PlanRecord, why: str) -> PlanRecord:
         return _rolled_back(plan, why)
     if plan.stage in CANDIDATE_STAGES and plan.kind is Kind.FAILOVER:
         excluded = tuple(dict.fromkeys((*plan.excluded, _candidate(plan))))
-        return replace(plan, stage=Stage.CHOOSE, candidate=None, promoted=None, excluded=excluded, waiting=why)
+        # From the seals on: what an archive said of itself may be the reason.
+        return replace(plan, stage=Stage.SEAL, candidate=None, promoted=None, excluded=excluded, waiting=why)
     return replace(plan, waiting=why)
 
 
@@ -110,7 +111,7 @@ def outcome_of(plan: PlanRecord) -> str:
     return "done"
 
 
-def _with_facts(plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
+def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
     match step:
         case steps.Choose():
             return replace(plan, candidate=step.node, target=step.target)
@@ -122,7 +123,7 @@ def _with_facts(plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
             return replace(plan, proof=proof.value, fenced_position=position)
         case steps.Seal():
             plan = replace(plan, sealed=_merge(plan.sealed, outcome.sealed))
-            target = reachable_target(plan)
+            target = reachable_target(view, plan)
             return replace(plan, target=str(target)) if target is not None else plan
         case steps.Promote():
             return replace(plan, promoted=outcome.promoted)
@@ -131,7 +132,7 @@ def _with_facts(plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
 
 
 def _merge(old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> tuple[Sealed, ...]:
-    """A site that told its position once told it for ever: it is sealed."""
+    """A sealed archive changes only by being levelled or by losing a dead tail: the newer answer counts."""
     known = {one.site: one for one in old}
     for one in new:
         if one.durable is not None or one.site not in known:
@@ -139,9 +140,9 @@ def _merge(old: tuple[Sealed, ...], new: tuple[Sealed, ...]) -> tuple[Sealed, ..
     return tuple(known[site] for site in sorted(known))
 
 
-def _short(plan: PlanRecord) -> str | None:
+def _short(view: View, plan: PlanRecord) -> str | None:
     """Return why the sealed archives do not reach the fenced primary, None when they do."""
-    target = reachable_target(plan)
+    target = reachable_target(view, plan)
     if plan.fenced_position is None or (target and target.covers(Position.parse(plan.fenced_position))):
         return None
     return f"the sealed archives end at {target}, the fenced primary at {plan.fenced_position}"
@@ -223,7 +224,8 @@ def _level(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
     if node is None or plan.target is None:
         return GiveUp(why=f"{plan.candidate} cannot be levelled")
     target = Position.parse(plan.target)
-    complete = [one.site for one in plan.sealed if one.durable and Position.parse(one.durable).covers(target)]
+    known = {one.site: one.durable for one in plan.sealed if one.durable is not None and is_ours(view, one.durable)}
+    complete = [site for site, durable in known.items() if Position.parse(durable).covers(target)]
     if node.site in complete or not target.last:
         return steps.Level(site=node.site, source=node.site, epoch=plan.epoch - 1, until=plan.target)
     if not complete:
@@ -255,7 +257,8 @@ def _open(view: View, plan: PlanRecord, now_text: str) -> Step | GiveUp:
     durability = DurabilityRecord(
         epoch=plan.epoch,
         mode=Durability.SYNC,
-        ackers=choose_ackers(view, _candidate(plan)) or _anybody_else(view, _candidate(plan)),
+        ackers=choose_ackers(view, _candidate(plan), answered=tuple(one.site for one in plan.sealed))
+        or _anybody_else(view, _candidate(plan)),
         since=now_text,
         floor=promoted.position,
     )

@@ -22,7 +22,7 @@ class Candidate:
 
 def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
     """Return every node, the best first: able, not failed in this plan, asked for, by site, then by position."""
-    target = reachable_target(plan)
+    target = reachable_target(view, plan)
     judged = {node.name: _judge(view, plan, node, target) for node in view.nodes}
 
     def key(node: NodeFacts) -> tuple[object, ...]:
@@ -41,10 +41,21 @@ def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
     return tuple(judged[node.name] for node in sorted(view.nodes, key=key))
 
 
-def reachable_target(plan: PlanRecord) -> Position | None:
-    """Return the most advanced sealed archive, None when none is known or two of them contradict each other."""
-    known = tuple(Position.parse(one.durable) for one in plan.sealed if one.durable is not None)
-    return newest(known)
+def reachable_target(view: View, plan: PlanRecord) -> Position | None:
+    """Return the most advanced sealed archive, None when none is known or two of them contradict each other.
+
+    An archive that ends with transactions no epoch ever had is not advanced, however high its numbers are: it holds a
+    dead tail of an older epoch that its replicator has not cut yet.
+    """
+    known = [one.durable for one in plan.sealed if one.durable is not None]
+    return newest(tuple(Position.parse(durable) for durable in known if is_ours(view, durable)))
+
+
+def is_ours(view: View, position: str) -> bool:
+    """Return whether a position lies in the cluster's history, as far as the lineage tells."""
+    if view.epoch is None:
+        return True
+    return judge_history(Position.parse(position), view.epoch.lineage, None) is History.EQUAL_OR_BEHIND
 
 
 def incomplete(view: View, plan: PlanRecord) -> str | None:
@@ -57,7 +68,9 @@ def incomplete(view: View, plan: PlanRecord) -> str | None:
     for site in view.durability.ackers:
         if site not in sealed or sealed[site].durable is None:
             return f"the acknowledging site {site} cannot be reached: what it alone acknowledged would be lost"
-    target = reachable_target(plan)
+        if not is_ours(view, sealed[site].durable or ""):
+            return f"the archive of {site} ends with a tail of a dead epoch ({sealed[site].durable}): it must cut that first"
+    target = reachable_target(view, plan)
     if target is None:
         return "no sealed archive tells its position"
     if not target.covers(Position.parse(view.durability.floor)):

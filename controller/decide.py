@@ -177,12 +177,15 @@ def _acker_repairs(view: View, epoch: EpochRecord, since: str) -> list[Repair]:
     return [NameAckers(node=epoch.primary, durability=durability)]
 
 
-def choose_ackers(view: View, primary: str) -> tuple[str, ...]:
-    """Return the nearest site outside the primary's whose replicator reports; none when there is none."""
+def choose_ackers(view: View, primary: str, *, answered: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the nearest site outside the primary's whose replicator reports; none when there is none.
+
+    Who has `answered` in this very plan comes first: the report of a site that died outlives it by a session's ttl.
+    """
     node = view.node(primary)
     own = node.site if node else None
     able = [one.site for one in view.replicators if one.report is not None and one.site != own]
-    return tuple(sorted(able, key=view.policy.sites.index)[:1])
+    return tuple(sorted(able, key=lambda site: (site not in answered, view.policy.sites.index(site)))[:1])
 
 
 def readiness(view: View) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Numbers are those of DESIGN.md section 6.
 from cluster.errors import Bug
 from cluster.position import Position
 from controller import plan as steps
-from controller.choose import incomplete
+from controller.choose import incomplete, is_ours
 from controller.model import Kind, PlanRecord, View
 from controller.plan import Step
 
@@ -38,6 +38,7 @@ def _check_promotion(view: View, plan: PlanRecord) -> None:
     _require(plan.target is not None, "2: a promotion without knowing what was acknowledged")
     missing = incomplete(view, plan)
     _require(missing is None, f"2: {missing}")
+    _require(is_ours(view, plan.target or ""), f"2: {plan.target} is not in the cluster's history")
 
 
 def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> None:
@@ -46,6 +47,7 @@ def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> 
     node = view.node(step.record.primary)
     _require(node is not None and node.site not in step.durability.ackers, "2: the primary's own site acknowledges")
     _require(bool(step.durability.ackers), "2: nobody is named to acknowledge")
+    _require(is_ours(view, step.record.position), f"2: {step.record.position} is not in the cluster's history")
     if plan.target is not None and plan.rolled_back is None:
         reached = Position.parse(step.record.position).covers(Position.parse(plan.target))
         _require(reached, f"2: {step.record.primary} has not applied {plan.target}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import Bug
-from cluster.records import Database, Role
+from cluster.records import Database, LineageEntry, Role
 from controller import plan as steps
 from controller.advance import Outcome, failed, next_step, outcome_of, progress
 from controller.choose import rank
@@ -51,7 +51,7 @@ def answered(view: View, step: Step, positions: dict[str, str | None], target: s
         case steps.Promote():
             node = view.node(step.node)
             position = node.report.position if node and node.report else HEAD
-            best = max((p for p in (target, position) if p), key=sequence)
+            best = max((p for p in (target, position) if p is not None), key=sequence)
             return Outcome(
                 ms=1, took_ms=1, promoted=Promoted(server_id=SERVER_IDS[step.node], file="binlog.000002", position=best)
             )
@@ -63,7 +63,9 @@ def opened(view: View, step: Step) -> View:
     return replace(view, epoch=step.record, durability=step.durability) if isinstance(step, steps.Open) else view
 
 
-def run(view: View, plan: PlanRecord, positions: dict[str, str | None]) -> tuple[list[Step], PlanRecord, View]:
+def run(
+    view: View, plan: PlanRecord, positions: dict[str, str | None], silent: tuple[str, ...] = ()
+) -> tuple[list[Step], PlanRecord, View]:
     """Do steps until the plan ends or waits; every step is checked against the invariants first."""
     done: list[Step] = []
     for _ in range(40):
@@ -78,7 +80,9 @@ def run(view: View, plan: PlanRecord, positions: dict[str, str | None]) -> tuple
         if isinstance(step, steps.Record):
             return done, plan, view
         before = plan.stage
-        plan = progress(view, plan, step, answered(view, step, positions, plan.target))
+        outcome = answered(view, step, positions, plan.target)
+        outcome = replace(outcome, sealed=tuple(one for one in outcome.sealed if one.site not in silent))
+        plan = progress(view, plan, step, outcome)
         view = opened(view, step)
         if plan.stage is before:
             return done, plan, view
@@ -162,6 +166,78 @@ def test_an_archive_below_the_floor_is_not_promoted() -> None:
 
     assert not any(isinstance(step, steps.Open) for step in done)
     assert plan.waiting is not None
+
+
+def a_dead_tail(montreal: str, acker: str = "clinic") -> View:
+    """Epoch 2 is open on toronto, which died; montreal's archive still ends with ten transactions of no epoch."""
+    lineage = (*an_epoch().lineage, LineageEntry(epoch=2, server_id=2, file="binlog.000001", position=HEAD))
+    return a_view(
+        epoch=an_epoch(epoch=2, primary=TORONTO, server_id=2, position=HEAD, lineage=lineage),
+        durability=a_durability(epoch=2, ackers=(acker,), floor=HEAD),
+        clinic=a_node("clinic", role=Role.STANDBY, position="0-2-105", epoch=2, lease_epoch=None, replicating=True),
+        toronto=a_node("toronto", role=Role.FENCED, database=Database.DOWN, position=None, epoch=2),
+        montreal=a_node("montreal", position=montreal, epoch=2),
+    )
+
+
+@pytest.mark.parametrize("montreal", ["0-1-99", "0-1-110"])
+def test_a_dead_tail_of_an_older_epoch_is_never_the_target(montreal: str) -> None:
+    """0-1-110 has the higher number and nothing that was acknowledged: 0-2-101 to 105 would be lost."""
+    plan = a_plan(epoch=3, old=TORONTO)
+
+    _, ended, view = run(
+        a_dead_tail(montreal), plan, {"clinic": "0-2-105", "toronto": "0-2-105", "montreal": "0-1-110"}
+    )
+
+    assert ended.target == "0-2-105"
+    assert view.epoch is not None
+    assert (view.epoch.epoch, view.epoch.primary, view.epoch.position) == (3, CLINIC, "0-2-105")
+
+
+def test_an_acker_with_a_dead_tail_must_cut_it_first() -> None:
+    view = a_dead_tail("0-1-99", acker="montreal")
+
+    done, plan, _ = run(view, a_plan(epoch=3, old=TORONTO), {"clinic": "0-2-105", "montreal": "0-1-110"})
+
+    assert not any(isinstance(step, steps.Promote) for step in done)
+    assert "dead epoch" in (plan.waiting or "")
+
+
+def test_promoting_to_a_dead_tail_is_a_bug() -> None:
+    plan = a_plan(
+        epoch=3, old=TORONTO, candidate=MONTREAL, proof="x", target="0-1-110", sealed=sealed(clinic="0-2-105")
+    )
+
+    with pytest.raises(Bug, match="history"):
+        check_step(a_dead_tail("0-1-110"), plan, steps.Promote(node=MONTREAL, epoch=3))
+
+
+def test_what_a_replicator_says_later_counts() -> None:
+    """It had a dead tail and has cut it."""
+    view, plan = a_dead_tail("0-1-99"), a_plan(epoch=3, old=TORONTO, sealed=sealed(montreal="0-1-110"))
+    again = steps.Seal(sites=("clinic", "montreal"), epoch=2, until=None)
+
+    after = progress(view, plan, again, Outcome(ms=1, took_ms=1, sealed=sealed(clinic="0-2-105", montreal=HEAD)))
+
+    assert {one.site: one.durable for one in after.sealed} == {"clinic": "0-2-105", "montreal": HEAD}
+
+
+def test_an_empty_history_has_a_target_too() -> None:
+    nothing: dict[str, str | None] = {"clinic": "", "toronto": "", "montreal": ""}
+    view = a_view(clinic=DEAD, toronto=a_node("toronto", position=""), montreal=a_node("montreal", position=""))
+
+    _, _, after = run(view, a_plan(), nothing)
+
+    assert after.epoch is not None
+    assert after.epoch.primary == TORONTO
+
+
+def test_the_new_acker_is_one_that_answered_in_this_plan() -> None:
+    """The report of a replicator that died outlives it by a session's ttl: commits would wait for a dead one."""
+    _, _, view = run(a_view(clinic=DEAD), a_plan(), {"toronto": HEAD, "montreal": HEAD}, silent=("clinic",))
+
+    assert view.durability is not None
+    assert view.durability.ackers == ("montreal",)
 
 
 def test_a_frozen_primary_is_replaced_after_its_lease_ended() -> None:
