@@ -314,8 +314,7 @@ class Coordination:
 
     async def _call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run one kazoo `*_async` call with the hard deadline; what comes later is dropped."""
-        assert self._loop is not None, "start() first"
-        if not self.connected:
+        if self._loop is None or not self.connected:
             raise Unreachable("ZooKeeper is not connected")
         loop, future = self._loop, self._loop.create_future()
 

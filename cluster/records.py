@@ -111,6 +111,8 @@ class NodeReport:
     """Both replication threads run."""
     why: str
     url: str
+    position_age_ms: float | None = None
+    """How long ago `position` was read; it may have grown since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -219,8 +219,10 @@ class World:
         url = f"{self.settings.node(repair.node).watchdog_url}/health"
         answer = await self._client.get(url, deadline_ms=self.settings.timing.call_deadline_ms)
         report = records.decode(records.NodeReport, answer, where=url)
-        if report.position is None:
-            raise Unreachable(f"{repair.node} does not know its position")
+        # The old acker's last acknowledgement is two lease margins ago: the floor must have been read after it.
+        age_ms, limit_ms = report.position_age_ms, self.settings.timing.lease_margin_ms
+        if report.position is None or age_ms is None or age_ms > limit_ms:
+            raise Unreachable(f"{repair.node} has not told its position of this moment")
         old = repair.durability
         durability = records.DurabilityRecord(
             epoch=old.epoch, mode=old.mode, ackers=old.ackers, since=old.since, floor=report.position

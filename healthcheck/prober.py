@@ -42,6 +42,7 @@ class Prober:
         self._expected = 0
         self.server: Server | None = None
         self.probe: Probe | None = None
+        self._probed_at: Nanos | None = None
         self.slow: SlowFacts | None = None
         self.server_version: str | None = None
         self.trouble: str | None = None
@@ -89,7 +90,7 @@ class Prober:
 
     async def ask(self, *, slow: bool) -> bool:
         """Ask the database. Returns whether it answered; an answer of a process that ended meanwhile does not count."""
-        asked, expected = self.server, self._expected
+        asked, expected, asked_at = self.server, self._expected, clock.now()
         if asked is None:
             return False
         try:
@@ -102,9 +103,15 @@ class Prober:
         self._answered, self._newborn, self.trouble = clock.now(), False, None
         if self._expected != expected:
             return False  # asked before something was changed: an answer of the past
-        self.probe = probe
+        self.probe, self._probed_at = probe, asked_at
         self.slow = more or self.slow
         return True
+
+    def age_ms(self) -> float | None:
+        """Return how long ago what `probe` says was asked for, None when there is none."""
+        if self.probe is None or self._probed_at is None:
+            return None
+        return clock.ms_between(self._probed_at, clock.now())
 
     def expect(self, *, read_only: bool, position: str | None = None) -> None:
         """Take over what a command has just brought about; answers asked for before it do not count."""

@@ -123,6 +123,7 @@ class Watchdog:
             sealed_epoch=self.memory.sealed_epoch,
             read_only=probe.read_only if probe and database is Database.UP else None,
             position=probe.position if probe else None,
+            position_age_ms=self.prober.age_ms(),
             lag_ms=slow.lag_ms if slow else None,
             lease_epoch=self.memory.opened_epoch if self.role is Role.PRIMARY else None,
             resumable=self.resumable,
@@ -397,6 +398,10 @@ class Watchdog:
         """Close the database for good as far as `epoch` and older go. Safe to repeat. Raises FencedOut."""
         if self.record is not None and epoch < self.record.epoch:
             raise FencedOut(f"epoch {epoch} is older than {self.record.epoch}")
+        if self.record is not None and epoch > self.record.epoch + 1:
+            raise Refused(
+                f"epoch {epoch} is not known here, the newest is {self.record.epoch}", hint="a seal is for ever"
+            )
         self._seen_epoch = max(self._seen_epoch, epoch)
         try:
             if self.role is Role.PRIMARY:
@@ -657,4 +662,4 @@ class Watchdog:
 
 def _essence(report: NodeReport) -> object:
     """Return what is worth telling at once: all but what changes all the time."""
-    return replace(report, position=None, lag_ms=None)
+    return replace(report, position=None, position_age_ms=None, lag_ms=None)

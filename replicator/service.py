@@ -189,8 +189,10 @@ class Service:
     async def seal(self, epoch: int, until: Position | None, deadline: Nanos) -> tuple[int, Position | None]:
         """Promise durably to acknowledge nothing of `epoch` or older; return the sealed epoch and what is here.
 
-        Raises DeadlinePassed, without a promise, when `until` is not here in time.
+        Raises DeadlinePassed, without a promise, when `until` is not here in time. The position is None while a dead
+        tail of an older epoch may still be in the archive: it would look more advanced than what was acknowledged.
         """
+        await self._require_known(epoch)
         if epoch > self.archive.sealed_epoch:
             if until is not None:
                 await self._until(epoch, until, deadline)
@@ -205,7 +207,29 @@ class Service:
             log.info("sealed", epoch=epoch, durable=str(self._durable(epoch)))
             self._report_changed.set()
             self._follow_now.set()
-        return self.archive.sealed_epoch, self._durable(epoch)
+        whole = await self._cut_dead_tails(epoch, deadline)
+        return self.archive.sealed_epoch, self._durable(epoch) if whole else None
+
+    async def _require_known(self, epoch: int) -> None:
+        """Refuse to seal what no controller can have named: a seal is for ever."""
+        if self._record is None or self._record.epoch < epoch:
+            await self._read_records(watch=False)
+        if self._record is None or epoch > self._record.epoch:
+            newest = self._record.epoch if self._record else None
+            raise Refused(f"epoch {epoch} is not known here, the newest is {newest}", hint="name an open epoch")
+
+    async def _cut_dead_tails(self, epoch: int, deadline: Nanos) -> bool:
+        """Set aside what ended epochs have beyond their end; return whether that is done as far as `epoch` goes."""
+        record = self._record
+        if record is None or record.epoch < epoch:
+            return False
+        try:
+            async with asyncio.timeout(clock.seconds_left(deadline)):
+                for past in past_epochs(record.lineage, tuple(self.archive.epochs)):
+                    await self._end(past.entry, past.end)
+        except TimeoutError:
+            return False
+        return True
 
     def _durable(self, epoch: int) -> Position | None:
         upto = [one for number, one in self.archive.epochs.items() if number <= epoch]

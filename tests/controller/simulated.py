@@ -142,7 +142,7 @@ class SimulatedNode(Part):
             database=self.database, epoch=self.epoch, sealed_epoch=self.sealed, read_only=self.role is not Role.PRIMARY,
             position=self.position, lag_ms=None, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
-            url=self.node.watchdog_url,
+            url=self.node.watchdog_url, position_age_ms=0.0,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:
