@@ -221,3 +221,38 @@ def test_a_wrong_password_is_named_and_a_right_one_mends_it(house: House) -> Non
     primary.run("ALTER USER oscar_ha_repl@'%' IDENTIFIED BY 'replication-secret'")
 
     house.await_health("toronto", lambda report: report.connected, what="connected")
+
+
+def test_a_seal_never_tells_a_dead_tail_as_its_position(house: House) -> None:
+    """Back from a crash its archive still ends with what no epoch has; a failover would take it for most advanced."""
+    primary = cluster_of(house, "clinic", "toronto")
+    house.servers["toronto"].run("STOP SLAVE")
+    primary.run(*[f"INSERT INTO d.t VALUES ({number}, 'nobody else has it')" for number in range(100, 120)])
+    tail = house.position("clinic")
+    house.await_durable("clinic", tail)
+    house.replicators["clinic"].kill()
+    primary.kill()
+    promote(house, "toronto")
+    house.servers["toronto"].kill()
+    start = house.lineage[-1].position
+    house.replicator("clinic")  # answers HTTP before it has heard of epoch 2
+
+    def sealed() -> dict[str, object] | None:
+        status, answer = house.post("clinic", "/v1/seal", epoch=2, until=None, deadline_ms=2_000)
+        assert answer.get("durable") in (None, start), f"a dead tail up to {tail}: {answer}"
+        return answer if status == 200 and answer["durable"] is not None else None
+
+    answer = until(sealed, what="the seal of epoch 2")
+    assert answer == {"sealed": 2, "durable": start}
+
+
+def test_an_epoch_that_nobody_opened_is_not_sealed(house: House) -> None:
+    """A seal is for ever: one mistyped number would end this replicator's work."""
+    cluster_of(house, "clinic", "toronto")
+    status, answer = house.post("toronto", "/v1/seal", epoch=2**62, until=None, deadline_ms=1_000)
+
+    assert status == 409
+    assert "not known here" in answer["error"]["message"]
+    report = house.health("toronto")
+    assert report is not None
+    assert report.sealed_epoch == 0
