@@ -360,7 +360,9 @@ class EpochWriter:
         assert segment is not None, "write() attached it"
         assert handle is not None, "write() attached it"
         os.fdatasync(handle)
-        segment.start, segment.position = chunk.start, chunk.position
+        if segment.boundary <= FIRST_OFFSET:
+            segment.start = chunk.start  # of the file; a chunk that goes on after a resume begins further on
+        segment.position = chunk.position
         if segment.index is not None:
             segment.index.extend(chunk.marks)
         segment.next_file = chunk.next_file

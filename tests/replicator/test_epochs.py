@@ -256,3 +256,26 @@ def test_an_epoch_that_nobody_opened_is_not_sealed(house: House) -> None:
     report = house.health("toronto")
     assert report is not None
     assert report.sealed_epoch == 0
+
+
+def test_a_standby_behind_the_point_of_a_resume_follows_again(house: House) -> None:
+    """A replicator that goes on in the middle of a file still knows where that file begins: in the first epoch too."""
+    primary = cluster_of(house, "clinic", "toronto")
+    house.database("montreal", rpl_semi_sync_slave_enabled="ON")
+    house.follow("montreal", position="", source="toronto")
+    house.await_applied("montreal", house.position("clinic"))
+    for epoch, writer in ((1, "clinic"), (2, "toronto")):
+        if epoch == 2:
+            house.await_applied("toronto", house.position("clinic"))
+            primary.kill()
+            promote(house, "toronto")
+        house.servers["montreal"].kill()
+        house.servers[writer].run(*[f"INSERT INTO d.t VALUES ({epoch}{number}, 'b')" for number in range(10, 20)])
+        house.await_durable("toronto", house.position(writer))
+        house.replicators["toronto"].kill()
+        house.replicator("toronto")
+        house.servers[writer].run(*[f"INSERT INTO d.t VALUES ({epoch}{number}, 'c')" for number in range(20, 30)])
+        house.await_durable("toronto", house.position(writer))
+        house.servers["montreal"].start()
+        house.servers["montreal"].run("START SLAVE")
+        house.await_applied("montreal", house.position(writer))
