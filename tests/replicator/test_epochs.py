@@ -39,6 +39,13 @@ def epoch_files(house: House, site: str, epoch: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("binlog.*"))}
 
 
+def files_before_the_next(house: House, site: str, epoch: int) -> dict[str, bytes]:
+    """The head of the file that the next epoch begins with may have come before that epoch was known."""
+    here, after = house.lineage[epoch - 1], house.lineage[epoch : epoch + 1]
+    ends = after[0].file if after and after[0].server_id == here.server_id else None
+    return {name: data for name, data in epoch_files(house, site, epoch).items() if ends is None or name < ends}
+
+
 def test_a_standby_follows_through_a_promotion_and_the_old_primary_comes_back(house: House) -> None:
     primary = cluster_of(house, "clinic", "toronto")
     house.database("montreal", rpl_semi_sync_slave_enabled="ON")
@@ -112,7 +119,7 @@ def test_a_replicator_that_missed_epochs_fetches_them_from_another(house: House)
     house.await_durable("toronto", house.position("toronto"))
 
     for epoch in (1, 2, 3):
-        assert epoch_files(house, "montreal", epoch) == epoch_files(house, "toronto", epoch)
+        assert files_before_the_next(house, "montreal", epoch) == files_before_the_next(house, "toronto", epoch)
 
 
 def test_a_sealed_replicator_levels_with_one_that_is_ahead(house: House) -> None:
