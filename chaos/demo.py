@@ -134,7 +134,7 @@ class Demo:
         self._stage.say(
             f"[bold green]✓[/] [bold]{escape(str(record['to']))}[/] has taken over; both clinics write again."
         )
-        self._stage.show(timeline(record))
+        self._stage.show(timeline(record, self._stage.console.width))
         _pause(LOOK_SECONDS)
         self.facts.outage_ms = self._gaps(traffic, fault.start, clock.now())
         self._show_gap("Without an answer", traffic, fault.start, self.facts.outage_ms)
@@ -175,7 +175,7 @@ class Demo:
         self.facts.verdicts[SWITCHED] = Finding(
             verdict=Verdict.KEPT if done else Verdict.BROKEN, why=f"{record.get('outcome')}: primary {record.get('to')}"
         )
-        self._stage.show(timeline(record))
+        self._stage.show(timeline(record, self._stage.console.width))
 
     def _judge(self) -> None:
         assert self._traffic is not None

@@ -36,6 +36,8 @@ PLAIN_LINE_SECONDS = 3.0
 STATE_POLL_SECONDS = 0.5
 JOIN_SECONDS = 5.0
 TIMELINE_WIDTH = 34
+WIDE = 100
+"""Columns of a terminal that has room for the bars of a timeline."""
 ROLE_STYLES: Mapping[str, str] = {
     "primary": "bold green", "standby": "cyan", "joining": "yellow", "fenced": "yellow", "failed": "bold red",
 }  # fmt: skip
@@ -186,8 +188,8 @@ def cluster_table(state: Mapping[str, Any]) -> Table:
     return table
 
 
-def timeline(record: Mapping[str, Any]) -> Table:
-    """Return the steps of a finished plan, each with its instant and a bar where it lies in the whole."""
+def timeline(record: Mapping[str, Any], width: int = WIDE) -> Table:
+    """Return the steps of a finished plan, each with its instant and, where there is room, a bar in the whole."""
     steps = record.get("steps", [])
     end = max((float(step["ms"]) for step in steps), default=0.0) or 1.0
     table = Table(
@@ -196,12 +198,14 @@ def timeline(record: Mapping[str, Any]) -> Table:
     table.add_column("after", justify="right")
     table.add_column("step", style="bold")
     table.add_column("took", justify="right")
-    table.add_column("", width=TIMELINE_WIDTH)
+    if width >= WIDE:
+        table.add_column("", width=TIMELINE_WIDTH)
     table.add_column("what", style="dim", overflow="fold")
     for step in steps:
         done, took = float(step["ms"]), float(step["took_ms"])
-        table.add_row(f"{done:.0f} ms", str(step["name"]), f"{took:.0f} ms", bar(done - took, done, end, TIMELINE_WIDTH),
-                      escape(str(step.get("detail", ""))))  # fmt: skip
+        bars = [bar(done - took, done, end, TIMELINE_WIDTH)] if width >= WIDE else []
+        detail = escape(str(step.get("detail", "")))
+        table.add_row(f"{done:.0f} ms", str(step["name"]), f"{took:.0f} ms", *bars, detail)
     return table
 
 

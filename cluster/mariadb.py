@@ -66,6 +66,7 @@ class MariaDb:
             "log_bin": "binlog",
             "log_bin_index": "binlog.index",
             "relay_log": "relay",
+            "relay_log_recovery": "ON",
             "log_slave_updates": "ON",
             "binlog_format": "ROW",
             "binlog_row_image": "FULL",
@@ -263,6 +264,8 @@ class MariaDbSession:
 
     def _take_source(self, source: Replicator) -> None:
         self._do("STOP SLAVE")
+        # Relay logs that a crash has damaged stop a replica for ever; the archive makes them expendable (TRAPS.md 20).
+        self._do("RESET SLAVE ALL")
         written, applied = self._row("SELECT @@global.gtid_binlog_pos, @@global.gtid_slave_pos")
         held = _held(str(written or ""), str(applied or ""))
         if held != (applied or ""):

@@ -84,6 +84,7 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
 
 def failed(plan: PlanRecord, why: str) -> PlanRecord:
     """Return the plan after its step failed for good: another candidate, a rollback, or on without it."""
+    plan = replace(plan, trouble=why)
     if _is_past_return(plan):
         # The watchdog opens by itself and HAProxy asks it: what is left may still succeed, so go on and verify.
         return replace(plan, stage=_after(plan), waiting=why)

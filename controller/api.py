@@ -77,7 +77,8 @@ class Api:
         """Everything about the cluster in one answer."""
         leader = await self.coordination.read(Leader, "leader")
         plan = self.mirror.get(PlanRecord, "plan")
-        return web.json_response(describe(self.settings, self.mirror.view(), plan, leader[0] if leader else None))
+        answer = describe(self.settings, self.mirror.view(), plan, leader[0] if leader else None)
+        return web.json_response({**answer, "pause": self.mirror.get(dict, "pause")})
 
     async def history(self, request: web.Request) -> web.Response:
         """Finished plans, newest first; `?limit=N`."""

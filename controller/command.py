@@ -21,7 +21,7 @@ from controller.metrics import Metrics
 from controller.mirror import Mirror
 from controller.world import World
 
-START_DEADLINE_MS = 15_000
+START_DEADLINE_MS = 5_000
 CONTROLLER_TTL_MS = 3_000
 """A controller holds no database: its session may end sooner than a watchdog's, so that the next one leads sooner."""
 CONTROLLER_MARGIN_MS = 500

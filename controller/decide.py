@@ -13,6 +13,9 @@ from cluster.records import Database, Durability, DurabilityRecord, EpochRecord,
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, NameAckers, Repair
 
+STANDBY_LAG_MAX_MS = 10_000
+"""A standby further behind does not count as current: a failover would make the clinics wait for it."""
+
 
 class Reach(Enum):
     """How the primary is. UNKNOWN is not DOWN: silence is not death."""
@@ -197,7 +200,7 @@ def readiness(view: View) -> tuple[str, ...]:
     if judgement.reach is not Reach.UP:
         reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
-    if not any(node.report and node.report.role is Role.STANDBY for node in standbys):
+    if not any(is_current(node) for node in standbys):
         reasons.append("no standby is current")
     named = view.durability.ackers if view.durability else ()
     for site in named:
@@ -209,6 +212,14 @@ def readiness(view: View) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+def is_current(node: NodeFacts) -> bool:
+    """Return whether a standby applies what the primary writes. An unknown lag is not current."""
+    report = node.report
+    if report is None or report.role is not Role.STANDBY or report.lag_ms is None:
+        return False
+    return report.lag_ms <= STANDBY_LAG_MAX_MS
+
+
 def warnings(view: View) -> tuple[str, ...]:
     """Return what a person should mend by day though a failover would work now; empty when all is as it should be."""
     found = []
@@ -217,6 +228,9 @@ def warnings(view: View) -> tuple[str, ...]:
             found.append(f"{node.name}: its watchdog does not report")
         elif node.report.role not in (Role.PRIMARY, Role.STANDBY):
             found.append(f"{node.name} is {node.report.role.value}: {node.report.why}")
+        elif node.report.role is Role.STANDBY and not is_current(node):
+            lag = "an unknown time" if node.report.lag_ms is None else f"{node.report.lag_ms / 1000:.0f} s"
+            found.append(f"{node.name} is {lag} behind: {node.report.why}")
     for one in view.replicators:
         if one.report is None:
             found.append(f"the replicator of {one.site} does not report: its standby falls behind")

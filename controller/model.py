@@ -194,6 +194,8 @@ class PlanRecord:
     """Why a switchover gave up; the old primary is opened again in the plan's epoch."""
     waiting: str | None = None
     """Why the plan does not go on at this moment."""
+    trouble: str | None = None
+    """The last step that failed, and how: it stays when the plan goes on."""
     steps: tuple[StepDone, ...] = field(default=())
 
 
@@ -213,6 +215,8 @@ class HistoryRecord:
     ended: str
     total_ms: float
     steps: tuple[StepDone, ...]
+    trouble: str | None = None
+    """The last step that failed on the way, and how."""
 
 
 def newest(positions: tuple[Position, ...]) -> Position | None:

@@ -136,6 +136,12 @@ def _ask(settings_file: Path | None, call: Callable[[Client, str], Awaitable[Ans
                     return await call(client, one.url)
                 except Unreachable as error:
                     failures.append(error.message)
+        blind = [failure for failure in failures if "ZooKeeper" in failure]
+        if blind:
+            raise Unreachable(
+                f"ZooKeeper is not connected ({len(blind)} of {len(loaded.controllers)} controllers say so)",
+                hint="start ZooKeeper; until it is back the primary closes itself, and nothing else happens by itself",
+            )
         raise Unreachable("no controller answers: " + "; ".join(failures), hint="is the cluster running?")
 
     return asyncio.run(ask())
@@ -156,10 +162,15 @@ def _print_status(answer: Mapping[str, Any]) -> None:
             f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}, acknowledged by {ackers}"
         )
     console.print(f"leading controller: {answer['leader'] or 'none'}{', paused' if answer['paused'] else ''}")
-    if answer["plan"]:
+    if answer["pause"]:
         console.print(
-            f"[yellow]running: {answer['plan']['kind']}, next: {answer['plan']['stage']}[/] {escape(answer['plan']['waiting'] or '')}"
+            f"[yellow]paused since {answer['pause'].get('since')}[/]: {escape(str(answer['pause'].get('why')))}"
         )
+    if answer["plan"]:
+        plan = answer["plan"]
+        console.print(f"[yellow]running: {plan['kind']}, next: {plan['stage']}[/] {escape(plan['waiting'] or '')}")
+        if plan["trouble"] and plan["trouble"] != plan["waiting"]:
+            console.print(f"  [yellow]what failed last[/]: {escape(plan['trouble'])}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for column in ("node", "site", "role", "database", "position", "behind", "why"):
         table.add_column(column, overflow="fold")
@@ -180,6 +191,8 @@ def _print_plan(record: Mapping[str, Any]) -> None:
         f"  [{colour}]{escape(record['outcome'])}[/]  {record['started']}  {record['total_ms']:.0f} ms"
     )
     console.print(f"  why: {escape(record['why'])}   proof of fence: {record['proof'] or 'none'}")
+    if record.get("trouble"):
+        console.print(f"  [yellow]on the way this failed[/]: {escape(record['trouble'])}", soft_wrap=True)
     for step in record["steps"]:
         console.print(f"  {step['ms']:8.0f} ms  {step['name']:<13} {escape(step['detail'])}", soft_wrap=True)
 

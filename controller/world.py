@@ -78,6 +78,7 @@ class World:
             ended=clock.utc_now(),
             total_ms=round(ms, 1),
             steps=plan.steps,
+            trouble=plan.trouble,
         )
         await self.coordination.ensure("history")
         await self._transact(Create(f"history/{plan.id}", done), Delete("plan", self._version("plan")))
@@ -118,9 +119,9 @@ class World:
             case steps.Promote():
                 answer = await self._watchdog(step.node, "promote", {"epoch": step.epoch}, self._deadline)
                 promoted = records.decode(Promoted, answer, where=f"the answer of {step.node}")
-                return outcome(f"{step.node} from {promoted.position}", promoted=promoted)
+                return outcome(f"{step.node} from {promoted.position or 'the beginning'}", promoted=promoted)
             case steps.Open():
-                done = outcome(f"epoch {step.epoch}: {step.record.primary}, acknowledged by {step.durability.ackers}")
+                done = outcome(f"epoch {step.epoch}: {step.record.primary}, {_acknowledged_by(step)}")
                 await self._open(step, after(done))
                 return done
             case steps.Admit():
@@ -298,6 +299,10 @@ def plan_id(epoch: int, kind: str, started: str) -> str:
 
 def _fence_body(step: steps.Fence, deadline_ms: int) -> dict[str, Any]:
     return {"epoch": step.epoch, "polite": step.polite, "deadline_ms": deadline_ms}
+
+
+def _acknowledged_by(step: steps.Open) -> str:
+    return f"acknowledged by {' and '.join(step.durability.ackers)}"
 
 
 def _text(answer: Mapping[str, Any], field: str) -> str:

@@ -70,7 +70,9 @@ def headline(found: Mapping[str, Any]) -> list[str]:
         lines.append("[bold yellow]paused[/]: nothing happens by itself")
     plan = state.get("plan")
     if plan:
-        lines.append(f"[bold yellow]{plan.get('kind', 'plan')} is running[/]: {plan.get('old')} -> {plan.get('new')}")
+        lines.append(
+            f"[bold yellow]{plan.get('kind', 'plan')} is running[/]: {plan.get('old')} -> {plan.get('candidate') or 'nobody yet'}"
+        )
     if found["ready"]:
         lines.append("[bold green]ready[/]: a failover would work now")
     lines += [f"[bold red]not ready[/]: {escape(reason)}" for reason in found["reasons"]]
