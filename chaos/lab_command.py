@@ -1,7 +1,10 @@
 """`oscar-ha lab`: the whole cluster on this machine, to watch, to break and to throw away."""
 
 import json
+import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -192,6 +195,11 @@ def _print_done(done: list[control.Done], as_json: bool) -> None:
         typer.echo(f"{one.name}: {one.what} (pid {one.pid})")
 
 
+def _called() -> str:
+    """Return how the user can call us again: by name where it is on the PATH, else as just now."""
+    return "oscar-ha" if shutil.which("oscar-ha") else os.path.relpath(sys.argv[0])
+
+
 def _print_summary(directory: Path, lab: Ledger) -> None:
     console = Console(highlight=False)
     public, layout = lab.public, Layout(directory)
@@ -207,13 +215,14 @@ def _print_summary(directory: Path, lab: Ledger) -> None:
     console.print(
         f"All of it:   {layout.ledger} (with the passwords), logs in {layout.directory / 'log'}", soft_wrap=True
     )
+    called = _called()
     console.print("\n[bold]What to try next[/]")
     hints = (
-        (f"oscar-ha lab status{suffix}", "who is the primary, would a failover work"),
-        (f"oscar-ha lab kill db-clinic{suffix}", "the primary dies; status again two seconds later"),
-        (f"oscar-ha lab start db-clinic{suffix}", "it comes back and follows"),
-        (f"oscar-ha switchover --settings {public['settings']}", "back, as planned work"),
-        (f"oscar-ha lab down{suffix}", "nothing is left"),
+        (f"{called} lab status{suffix}", "who is the primary, would a failover work"),
+        (f"{called} lab kill db-clinic{suffix}", "the primary dies; status again two seconds later"),
+        (f"{called} lab start db-clinic{suffix}", "it comes back and follows"),
+        (f"{called} switchover --settings {public['settings']}", "back, as planned work"),
+        (f"{called} lab down{suffix}", "nothing is left"),
     )
     width = max(len(command) for command, _ in hints)
     for command, what in hints:

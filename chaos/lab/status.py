@@ -76,6 +76,7 @@ def headline(found: Mapping[str, Any]) -> list[str]:
     if found["ready"]:
         lines.append("[bold green]ready[/]: a failover would work now")
     lines += [f"[bold red]not ready[/]: {escape(reason)}" for reason in found["reasons"]]
+    lines += [f"[yellow]to mend[/]: {escape(warning)}" for warning in state.get("warnings", [])]
     return lines + [f"[yellow]silent[/]: {escape(line)}" for line in found["silent"]]
 
 
