@@ -13,6 +13,7 @@ File names restart on every server: the key is epoch, server and file together (
 import fcntl
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -142,6 +143,7 @@ class Archive:
         self.directory = directory
         self._lock = lock
         self.sealed_epoch = 0
+        self._sealing = threading.Lock()
         self.epochs: dict[int, EpochArchive] = {}
 
     @classmethod
@@ -209,9 +211,10 @@ class Archive:
 
     def seal(self, epoch: int) -> None:
         """Promise durably to acknowledge nothing of `epoch` or older. Safe to repeat."""
-        if epoch > self.sealed_epoch:
-            durable.replace_file(self.directory / SEAL_FILE, json.dumps({"epoch": epoch}).encode() + b"\n")
-            self.sealed_epoch = epoch
+        with self._sealing:  # an older seal that ends later must not take the newer one back
+            if epoch > self.sealed_epoch:
+                durable.replace_file(self.directory / SEAL_FILE, json.dumps({"epoch": epoch}).encode() + b"\n")
+                self.sealed_epoch = epoch
 
     def begin(self, entry: LineageEntry) -> EpochArchive:
         """Return the archive of an epoch, made when it is new. Raises Refused when it is of another server."""

@@ -15,7 +15,7 @@ import structlog
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.coordination import Coordination
-from cluster.errors import BadInput, DeadlinePassed, Diverged, OscarHaError, Refused, Unreachable
+from cluster.errors import BadInput, Bug, DeadlinePassed, Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Secrets, Settings
@@ -204,6 +204,8 @@ class Service:
                 if not await asyncio.to_thread(puller.wait_quiet, QUIET_DEADLINE_SECONDS):
                     raise Unreachable("the pulling thread does not end its stream")
             await asyncio.to_thread(self.archive.seal, self._sealing)
+            if self.archive.sealed_epoch < epoch:
+                raise Bug(f"epoch {epoch} was to be sealed, {self.archive.sealed_epoch} is")
             log.info("sealed", epoch=epoch, durable=str(self._durable(epoch)))
             self._report_changed.set()
             self._follow_now.set()

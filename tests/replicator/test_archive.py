@@ -1,6 +1,7 @@
 """The archive on disk: torn tails, cuts, places; files made by hand."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -240,3 +241,15 @@ def test_ended_epochs_are_wanted_from_the_first_that_is_here() -> None:
     assert past_epochs(lineage, ()) == ()
     assert [(past.entry.epoch, str(past.end)) for past in past_epochs(lineage, (1,))] == [(1, "0-1-5"), (2, "0-2-8")]
     assert [past.entry.epoch for past in past_epochs(lineage, (2, 3))] == [2]
+
+
+def test_an_older_seal_that_ends_later_takes_no_newer_one_back(tmp_path: Path) -> None:
+    """Following the epochs seals the past one at the moment a controller seals the present one."""
+    epochs = range(1, 9)
+    for attempt in range(20):
+        directory = tmp_path / str(attempt)
+        with closing(Archive.open(directory)) as archive, ThreadPoolExecutor(len(epochs)) as pool:
+            list(pool.map(archive.seal, reversed(epochs)))
+            assert archive.sealed_epoch == max(epochs)
+        with closing(Archive.open(directory)) as archive:
+            assert archive.sealed_epoch == max(epochs)
