@@ -36,9 +36,12 @@ def lab(*arguments: str, directory: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def begin_up(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Start `oscar-ha lab up` and do not wait for it."""
+    """Start `oscar-ha lab up` as a terminal would, and do not wait for it.
+
+    A shell starts what it puts into the background with SIGINT ignored, and the test runner may be such a one.
+    """
     return subprocess.Popen(
-        [COMMAND, "lab", "up", *arguments, "--dir", str(directory)],
+        ["env", "--default-signal=INT,HUP,TERM", COMMAND, "lab", "up", *arguments, "--dir", str(directory)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
