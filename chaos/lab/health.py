@@ -42,6 +42,7 @@ def await_parts(wanted: Sequence[Part], settings: Settings, lab: Ledger, layout:
         return ""
 
     process.wait_until(missing, deadline_ms=PART_DEADLINE_MS, what="a part does not serve", hint=KEEP_HINT)
+    fail_if_ended(lab.started.values(), lab.parts, layout)
 
 
 def await_healthy(settings: Settings, lab: Ledger, layout: Layout, report: Reporter) -> None:

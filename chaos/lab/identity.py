@@ -58,11 +58,23 @@ def identify(pid: int) -> Identity | None:
 
 
 def life(identity: Identity) -> Life:
-    """Return what became of the process. A zombie has ended; a pid that now is somebody else's has too."""
+    """Return what became of the process. A zombie has ended; a pid that now is somebody else's has too.
+
+    While other threads of a zombie still die the kernel keeps its sockets open: then it has not ended yet.
+    """
     found = _stat(identity.pid)
-    if found is None or found[1] != identity.started or found[0] in "ZX":
+    if found is None or found[1] != identity.started:
         return Life.ENDED
+    if found[0] in "ZX":
+        return Life.RUNNING if _has_threads(identity.pid) else Life.ENDED
     return Life.FROZEN if found[0] in "Tt" else Life.RUNNING
+
+
+def _has_threads(pid: int) -> bool:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:
