@@ -41,3 +41,8 @@ def utc_now() -> str:
 def utc_seconds() -> int:
     """Return wall time as Unix seconds, for a protocol that asks for it. Never compare it."""
     return int(datetime.now(UTC).timestamp())
+
+
+def utc_text(seconds: float) -> str:
+    """Return Unix seconds as ISO 8601 text, UTC, for display."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -116,6 +116,25 @@ class NodeReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MassChange:
+    """A change of so many rows that a person must hear of it, as a replicator sees it in the stream."""
+
+    table: str
+    """`database.table`."""
+    kind: str
+    """`insert`, `update`, `delete`; `drop`, `truncate`; `statement`, `temporary_table`, `load_data`."""
+    rows: int | None
+    """None: not counted."""
+    estimated: bool
+    first: str
+    """The GTID of its first transaction."""
+    before: str
+    """The position before that: to stop a standby, or to restore, there is to be without it."""
+    since: str
+    """When that was, as the primary's clock said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicatorReport:
     """What a replicator has, and what it may do."""
 
@@ -136,6 +155,8 @@ class ReplicatorReport:
     host: str
     port: int
     url: str
+    mass_changes: tuple[MassChange, ...] = ()
+    """The alarms that stand."""
 
 
 @cache

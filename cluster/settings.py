@@ -25,6 +25,7 @@ Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$|^\[[0-9A-F
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 ServerId = Annotated[int, Field(ge=1, le=2**32 - 1)]
+Rows = Annotated[int, Field(ge=1, le=10**12)]
 
 
 @checked(config=_STRICT, kw_only=True)
@@ -128,6 +129,31 @@ class Clinic:
 
 
 @checked(config=_STRICT, kw_only=True)
+class TableAlarm:
+    """Other limits for the tables that a pattern fits; what is not given is as in `alarm`."""
+
+    tables: str = Field(min_length=1, max_length=200)
+    """`database.table`, with `*` and `?`; the first pattern that fits counts."""
+    changed_rows_per_minute: Rows | None = None
+    inserted_rows_per_minute: Rows | None = None
+    drops: bool | None = None
+
+
+@checked(config=_STRICT, kw_only=True)
+class Alarm:
+    """When changes are so many that a person must hear of it; counted by every replicator, for each table."""
+
+    changed_rows_per_minute: Rows = 5_000
+    """Updates and deletes together. All that a busy clinic writes to one table in an hour is less."""
+    inserted_rows_per_minute: Rows = 50_000
+    drops: bool = True
+    """Whether DROP and TRUNCATE of a table that may have rows is an alarm by itself."""
+    keep_minutes: int = Field(default=15, ge=1, le=1_440)
+    """So long an alarm stands after the last change that belongs to it."""
+    tables: tuple[TableAlarm, ...] = Field(default=(), max_length=200)
+
+
+@checked(config=_STRICT, kw_only=True)
 class Settings:
     """One cluster. `sites` is in order of preference: for the next primary and for the acknowledging site."""
 
@@ -142,6 +168,7 @@ class Settings:
     """Whether a primary runs events; a fenced node and a standby never do."""
     accounts: Accounts
     timing: Timing = Field(default_factory=Timing)
+    alarm: Alarm = Field(default_factory=Alarm)
     nodes: tuple[Node, ...] = Field(min_length=2)
     replicators: tuple[Replicator, ...] = Field(min_length=2)
     controllers: tuple[Controller, ...] = Field(min_length=1)

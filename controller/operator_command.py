@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOpti
         typer.echo(json.dumps(answer, indent=2))
     else:
         _print_status(answer)
+        _print_mass_changes(answer["replicators"])
     if not answer["ready"]:
         raise typer.Exit(EXIT_NOT_READY)
 
@@ -181,6 +182,31 @@ def _print_status(answer: Mapping[str, Any]) -> None:
             _shown(node.get("position")), _shown(node["behind"]), escape(str(node.get("why", ""))),
         )  # fmt: skip
     console.print(table)
+
+
+def mass_changes(replicators: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each alarm of the replicators, and where to stop before it; several may see the same."""
+    seen: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for replicator in replicators:
+        for one in replicator.get("mass_changes") or ():
+            seen.setdefault((one["table"], one["kind"], one["first"]), one)
+    return [
+        f"{one['table']}: {_amount(one)} since {one['since']}, first transaction {one['first']};"
+        f" the position before it is {one['before'] or 'empty'}"
+        for one in seen.values()
+    ]
+
+
+def _amount(one: Mapping[str, Any]) -> str:
+    if one["rows"] is None:
+        return str(one["kind"]).replace("_", " ")
+    return f"{one['kind']} of {'about ' if one['estimated'] else ''}{one['rows']:,} rows"
+
+
+def _print_mass_changes(replicators: Iterable[Mapping[str, Any]]) -> None:
+    console = Console(highlight=False)
+    for sentence in mass_changes(replicators):
+        console.print(f"[bold red]mass change[/]: {escape(sentence)}", soft_wrap=True)
 
 
 def _print_plan(record: Mapping[str, Any]) -> None:

@@ -167,8 +167,10 @@ def packet(payload: bytes, sequence: int) -> bytes:
     return b"".join(parts)
 
 
-def an_event(kind: int, body: bytes, *, server_id: int, end_position: int = 0, flags: int = 0) -> bytes:
-    """Return an event of our own making, checksum included, without a timestamp."""
+def an_event(
+    kind: int, body: bytes, *, server_id: int, end_position: int = 0, flags: int = 0, timestamp: int = 0
+) -> bytes:
+    """Return an event of our own making, checksum included; without a timestamp unless one is given."""
     size = HEADER_BYTES + len(body) + CRC_BYTES
-    data = HEADER.pack(0, kind, server_id, size, end_position & 0xFFFFFFFF, flags) + body
+    data = HEADER.pack(timestamp, kind, server_id, size, end_position & 0xFFFFFFFF, flags) + body
     return data + _U32.pack(crc32(data))

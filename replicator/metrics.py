@@ -1,7 +1,13 @@
 """What Prometheus reads: base units, prefix `oscar_ha_replicator_`, counters end with `_total`."""
 
+from collections.abc import Iterable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from replicator.rows import Change
+
+TABLES_LABELLED_MAX = 64
+"""So many tables have series of their own, those that change first; all others are `other`."""
 SYNC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 
 
@@ -22,6 +28,16 @@ class Metrics:
         self.received_bytes = self._counter("bytes", "bytes received from the primary and other replicators")
         self.sent_bytes = self._counter("sent_bytes", "bytes sent to standbys and other replicators")
         self.acknowledgements = self._counter("acknowledgements", "acknowledgements sent")
+        self.changes_backlog = self._gauge("changes_backlog_bytes", "archived, but changes of rows not counted yet")
+        self.changes_skipped = self._counter("changes_skipped_bytes", "archived, changes of rows never counted")
+        self._changed = Counter("oscar_ha_replicator_changed_rows", "rows changed, as seen in the stream",
+                                ["site", "table", "kind"], registry=self.registry)  # fmt: skip
+        self._unsafe = Counter("oscar_ha_replicator_unsafe_events", "events that a stream of rows should not hold",
+                               ["site", "kind"], registry=self.registry)  # fmt: skip
+        self._mass_change = Gauge("oscar_ha_replicator_mass_change", "1 while more rows change than the alarm allows",
+                                  ["site", "table", "kind"], registry=self.registry)  # fmt: skip
+        self._labelled: set[str] = set()
+        self._standing: set[tuple[str, str]] = set()
         self.sync_seconds: Histogram = Histogram(
             "oscar_ha_replicator_write_and_fdatasync_seconds", "time to make a batch durable",
             ["site"], registry=self.registry, buckets=SYNC_BUCKETS,
@@ -30,6 +46,27 @@ class Metrics:
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def changed_rows(self, rows: Mapping[tuple[str, Change], int], unsafe: Mapping[str, int]) -> None:
+        """Add rows by table and kind, and what should not be there by kind."""
+        for (table, kind), count in rows.items():
+            self._changed.labels(self._site, self._label(table), kind).inc(count)
+        for sort, count in unsafe.items():
+            self._unsafe.labels(self._site, sort).inc(count)
+
+    def mass_changes(self, standing: Iterable[tuple[str, str]]) -> None:
+        """Take the alarms that stand, as table and kind."""
+        now = set(standing)
+        for table, kind in self._standing - now:
+            self._mass_change.remove(self._site, table, kind)
+        for table, kind in now:
+            self._mass_change.labels(self._site, table, kind).set(1)
+        self._standing = now
+
+    def _label(self, table: str) -> str:
+        if len(self._labelled) < TABLES_LABELLED_MAX:
+            self._labelled.add(table)
+        return table if table in self._labelled else "other"
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
         return Gauge(f"oscar_ha_replicator_{name}", help_text, ["site"], registry=self.registry).labels(self._site)

@@ -20,6 +20,7 @@ from cluster.position import Position
 from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Secrets, Settings
 from replicator.archive import Archive, EpochArchive
+from replicator.change_reader import ChangeReader
 from replicator.follow import epoch_to_pull, past_epochs
 from replicator.intake import fetch
 from replicator.metrics import Metrics
@@ -61,6 +62,7 @@ class Service:
         self._gap_since: Nanos | None = None
         self._idle_why = "starting"
         self._published: ReplicatorReport | None = None
+        self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -69,6 +71,7 @@ class Service:
         self._coordination.listen(self._on_connection)
         for event in (self._records_changed, self._report_changed, self._follow_now, self._fill_now):
             event.set()
+        self._changes.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_loop())
@@ -78,6 +81,7 @@ class Service:
         finally:
             self._stopping.set()
             await self._stop_pulling()
+            await asyncio.to_thread(self._changes.stop)
 
     def _on_connection(self, connected: bool) -> None:
         if connected:
@@ -141,7 +145,7 @@ class Service:
             received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
             server_version=None if puller is None else puller.server_version,
             why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps),
-            host=self.us.host, port=self.us.port, url=self.us.url,
+            host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
         )  # fmt: skip
 
     def gaps(self) -> list[EpochArchive]:
@@ -170,6 +174,11 @@ class Service:
             self._told = True
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._progressed)
+
+    def _alarmed(self) -> None:
+        """Runs in the thread that counts changes: say it soon."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._report_changed.set)
 
     def _progressed(self) -> None:
         self._told = False

@@ -35,14 +35,17 @@ PURE = {
     "controller/plan.py",
     "healthcheck/judge.py",
     "healthcheck/roles.py",
+    "replicator/changes.py",
     "replicator/events.py",
     "replicator/follow.py",
     "replicator/framing.py",
     "replicator/receiving.py",
+    "replicator/rows.py",
+    "replicator/statements.py",
 }
 """Decisions and framing: values in, values out."""
 PURE_MAY_IMPORT = {
-    "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "itertools", "json", "math",
+    "bisect", "collections", "collections.abc", "dataclasses", "enum", "fnmatch", "functools", "itertools", "json", "math",
     "operator", "re", "statistics", "struct", "types", "typing", "zlib",
     "cluster.clock", "cluster.records", "cluster.settings",
 }  # fmt: skip
