@@ -89,6 +89,12 @@ async def serve(app: web.Application, host: str, port: int, *, what: str) -> web
     return runner
 
 
+def is_refusal(error: Unreachable) -> bool:
+    """Return whether the host answered that nobody listens there: no silence, but proof that no process has the port."""
+    cause = error.__cause__
+    return isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, ConnectionRefusedError)
+
+
 class Client:
     """Calls other processes of the cluster. Use as an async context manager."""
 

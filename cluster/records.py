@@ -45,6 +45,13 @@ class Durability(StrEnum):
     DEGRADED = "degraded"
 
 
+class Acks(StrEnum):
+    """Whose disk an acknowledgement means. ONE: that of the one named site. ALL: those of all named sites."""
+
+    ONE = "one"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageEntry:
     """Where one epoch begins: its primary's server id, the first binlog file, the position before its first event."""
@@ -71,15 +78,31 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DurabilityRecord:
-    """Which sites acknowledge in `epoch`. Written before the first of them does."""
+    """Which sites acknowledge in `epoch`, and how. Written before the first of them does; everybody acts on the record.
+
+    What was acknowledged in the epoch lies at or below `floor`, or one member of each of `groups` has it.
+    """
 
     epoch: int
     mode: Durability
     ackers: tuple[str, ...]
     since: str
     floor: str = ""
-    """Everything acknowledged before these ackers were named lies at or below this position: an archive that has not
-    reached it may miss acknowledged writes, whoever is named here."""
+    """Everything acknowledged by ackers that neither `ackers` nor `former` names lies at or below this position: an
+    archive that has not reached it may miss acknowledged writes, whoever is named here."""
+    acks: Acks = Acks.ONE
+    former: tuple[tuple[str, ...], ...] = ()
+    """Groups of earlier records of this epoch that may still acknowledge, until it is proven that they act on this
+    record or that their leases have ended; then `floor` is raised and they go."""
+    serial: int = 0
+    """Grows by one with every change. A replicator reports the serial that it acts on."""
+    why: str = ""
+    """Why these sites are named."""
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Return whose word a failover needs: of every group one member's, because each member has what it promised."""
+        return (*groups_of(self.acks, self.ackers), *self.former)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +180,31 @@ class ReplicatorReport:
     url: str
     mass_changes: tuple[MassChange, ...] = ()
     """The alarms that stand."""
+    serial: int | None = None
+    """The durability record this replicator acts on: it judges no acknowledgement by an older one any more."""
+    whole: bool = True
+    """Nothing of the epochs before is missing here, or nobody has it any more."""
+    waits_for: tuple[str, ...] = ()
+    """Named sites whose word is missing at this moment: without it nothing is acknowledged here (`acks` is all)."""
+    hears: tuple[str, ...] = ()
+    """Sites whose word comes in at this moment (`acks` is all)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """What one acker tells the others: what of `epoch` is durable there. Unknown, or not to be relied on, is None."""
+
+    site: str
+    epoch: int
+    durable: str | None
+    sealed_epoch: int
+
+
+def groups_of(acks: Acks, ackers: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return the groups that `ackers` are: all of them together have everything under ALL, each only its own under ONE."""
+    if acks is Acks.ALL:
+        return (ackers,) if ackers else ()
+    return tuple((site,) for site in ackers)
 
 
 @cache

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from cluster.position import Position
 from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry
 from controller import plan as steps
+from controller.ackers import ackers_of_epoch
 from controller.choose import incomplete, is_ours, rank, reachable_target
-from controller.decide import choose_ackers
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
 
@@ -210,13 +210,13 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
 
 
 def _seal(view: View, plan: PlanRecord) -> Step | Wait:
-    """Seal everybody who answers. A named acker that is silent may still acknowledge until its lease ended."""
+    """Seal everybody who answers. A group that is silent as a whole may still acknowledge until its leases ended."""
     sites = tuple(one.site for one in view.replicators if one.report is not None)
-    named = view.durability.ackers if view.durability else ()
-    for site in named:
-        one = view.replicator(site)
-        if one is not None and one.report is None and not view.lease_ended(one.absent_ms):
-            return Wait(why=f"the lease of the acknowledging replicator {site} may still hold")
+    for group in view.durability.groups if view.durability else ():
+        silent = [one for site in group if (one := view.replicator(site)) is not None and one.report is None]
+        holding = [one.site for one in silent if not view.lease_ended(one.absent_ms)]
+        if holding and len(silent) == len(group):
+            return Wait(why=f"the lease of the acknowledging replicator {' and '.join(holding)} may still hold")
     return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=plan.fenced_position)
 
 
@@ -258,16 +258,11 @@ def _open(view: View, plan: PlanRecord, now_text: str) -> Step | GiveUp:
     durability = DurabilityRecord(
         epoch=plan.epoch,
         mode=Durability.SYNC,
-        ackers=choose_ackers(view, _candidate(plan), answered=tuple(one.site for one in plan.sealed))
-        or _anybody_else(view, _candidate(plan)),
+        ackers=ackers_of_epoch(view, _candidate(plan), answered=tuple(one.site for one in plan.sealed)),
         since=now_text,
         floor=promoted.position,
+        acks=view.policy.acks,
+        serial=(view.durability.serial if view.durability else 0) + 1,
+        why=f"named with epoch {plan.epoch}",
     )
     return steps.Open(record=record, durability=durability, previous=plan.epoch - 1)
-
-
-def _anybody_else(view: View, primary: str) -> tuple[str, ...]:
-    """No replicator answers: name the nearest all the same. Commits wait for it, nothing unsafe is acknowledged."""
-    node = view.node(primary)
-    others = [site for site in view.policy.sites if node is None or site != node.site]
-    return tuple(site for site in others if view.replicator(site) is not None)[:1]

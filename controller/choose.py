@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.lineage import History, judge_history
 from cluster.position import Position
-from cluster.records import Database
+from cluster.records import Database, DurabilityRecord
 from controller.model import Kind, NodeFacts, PlanRecord, View, newest
 
 
@@ -64,12 +64,8 @@ def incomplete(view: View, plan: PlanRecord) -> str | None:
         return None
     if view.durability is None:
         return "it is not recorded who acknowledged: nothing proves that the archives are complete"
-    sealed = {one.site: one for one in plan.sealed}
-    for site in view.durability.ackers:
-        if site not in sealed or sealed[site].durable is None:
-            return f"the acknowledging site {site} cannot be reached: what it alone acknowledged would be lost"
-        if not is_ours(view, sealed[site].durable or ""):
-            return f"the archive of {site} ends with a tail of a dead epoch ({sealed[site].durable}): it must cut that first"
+    if (unproven := _unproven(view, plan, view.durability)) is not None:
+        return unproven
     target = reachable_target(view, plan)
     if target is None:
         return "no sealed archive tells its position"
@@ -77,6 +73,22 @@ def incomplete(view: View, plan: PlanRecord) -> str | None:
         return f"the archives end at {target or 'nothing'}, acknowledged is at least {view.durability.floor}"
     if plan.fenced_position is not None and not target.covers(Position.parse(plan.fenced_position)):
         return f"the archives end at {target or 'nothing'}, the fenced primary at {plan.fenced_position}"
+    return None
+
+
+def _unproven(view: View, plan: PlanRecord, record: DurabilityRecord) -> str | None:
+    """One sealed member of each group speaks for it: every member has what the group acknowledged (decision 0030)."""
+    sealed = {one.site: one.durable for one in plan.sealed if one.durable is not None}
+    for group in record.groups:
+        told = [(site, sealed[site]) for site in group if site in sealed]
+        if any(is_ours(view, durable) for _, durable in told):
+            continue
+        if told:
+            site, durable = told[0]
+            return f"the archive of {site} ends with a tail of a dead epoch ({durable}): it must cut that first"
+        which = "site" if len(group) == 1 else "sites"
+        return (f"the acknowledging {which} {' and '.join(group)} cannot be reached:"
+                " what was acknowledged there alone would be lost")  # fmt: skip
     return None
 
 

@@ -15,6 +15,7 @@ from cluster.coordination import Coordination
 from cluster.errors import Conflict, OscarHaError
 from cluster.settings import Secrets, Settings
 from controller.api import Api
+from controller.hearing import Hearing
 from controller.leadership import Leader, Leadership
 from controller.loop import Loop
 from controller.metrics import Metrics
@@ -78,6 +79,8 @@ async def controller(loaded: Settings, secret: Secrets, own: settings.Controller
         runner = await http.serve(api.app, own.host, own.port, what=f"controller {own.name}")
         stack.push_async_callback(runner.cleanup)
         leadership.start()
+        hearing = asyncio.create_task(Hearing(loaded, mirror, leadership, client).run())
+        stack.push_async_callback(_cancelled, hearing)
         renewal = asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url)))
         stack.push_async_callback(_cancelled, renewal)
         yield loop

@@ -9,9 +9,10 @@ from enum import Enum
 
 from cluster.lineage import History, judge_history
 from cluster.position import Position
-from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, NodeReport, Role
+from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, NodeReport, Role
+from controller.ackers import acker_repair, acts_on, outside
 from controller.model import Kind, NodeFacts, View
-from controller.plan import Follow, NameAckers, Repair
+from controller.plan import Follow, Repair
 
 STANDBY_LAG_MAX_MS = 10_000
 """A standby further behind does not count as current: a failover would make the clinics wait for it."""
@@ -137,7 +138,8 @@ def _begin(view: View) -> Decision:
 
 
 def _repairs(view: View, epoch: EpochRecord, since: str) -> tuple[Repair, ...]:
-    return (*_acker_repairs(view, epoch, since), *_follow_repairs(view, epoch))
+    ackers = acker_repair(view, epoch, since)
+    return (*([ackers] if ackers is not None else []), *_follow_repairs(view, epoch))
 
 
 def _follow_repairs(view: View, epoch: EpochRecord) -> list[Repair]:
@@ -165,32 +167,6 @@ def history_of(view: View, epoch: EpochRecord, position: str) -> History:
     return judge_history(Position.parse(position), epoch.lineage, Position.parse(head) if head is not None else None)
 
 
-def _acker_repairs(view: View, epoch: EpochRecord, since: str) -> list[Repair]:
-    """A named acker whose own lease ended cannot acknowledge: name another before commits wait for long."""
-    record = view.durability
-    if record is None or record.epoch != epoch.epoch:
-        return []
-    lost = [site for site in record.ackers if (one := view.replicator(site)) is None or view.lease_ended(one.absent_ms)]
-    ackers = choose_ackers(view, epoch.primary)
-    if not lost or not ackers or ackers == record.ackers:
-        return []
-    durability = DurabilityRecord(
-        epoch=epoch.epoch, mode=Durability.SYNC, ackers=ackers, since=since, floor=record.floor
-    )
-    return [NameAckers(node=epoch.primary, durability=durability)]
-
-
-def choose_ackers(view: View, primary: str, *, answered: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Return the nearest site outside the primary's whose replicator reports; none when there is none.
-
-    Who has `answered` in this very plan comes first: the report of a site that died outlives it by a session's ttl.
-    """
-    node = view.node(primary)
-    own = node.site if node else None
-    able = [one.site for one in view.replicators if one.report is not None and one.site != own]
-    return tuple(sorted(able, key=lambda site: (site not in answered, view.policy.sites.index(site)))[:1])
-
-
 def readiness(view: View) -> tuple[str, ...]:
     """Return why a failover would not work now; empty when it would. Exported all the time (TRAPS.md 37)."""
     if view.epoch is None:
@@ -202,14 +178,24 @@ def readiness(view: View) -> tuple[str, ...]:
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
     if not any(is_current(node) for node in standbys):
         reasons.append("no standby is current")
-    named = view.durability.ackers if view.durability else ()
-    for site in named:
+    if view.durability is None or not view.durability.ackers:
+        return (*reasons, "nobody is named to acknowledge")
+    return (*reasons, *_unproven(view, view.durability))
+
+
+def _unproven(view: View, record: DurabilityRecord) -> list[str]:
+    """Return what is missing for commits to go on, and for a failover to know what was acknowledged."""
+    found = []
+    for site in record.ackers:
         one = view.replicator(site)
         if one is None or one.report is None or not one.report.acknowledging:
-            reasons.append(f"the acknowledging site {site} does not acknowledge: commits wait")
-    if not named:
-        reasons.append("nobody is named to acknowledge")
-    return tuple(reasons)
+            why = f" ({one.report.why})" if one is not None and one.report is not None and one.report.why else ""
+            found.append(f"the acknowledging site {site} does not acknowledge: commits wait{why}")
+    for group in record.former:
+        facts = [view.replicator(site) for site in group]
+        if not any(one is not None and one.report is not None and acts_on(view, record, one.site) for one in facts):
+            found.append(f"what {' and '.join(group)} acknowledged before the change is not yet known to be elsewhere")
+    return found
 
 
 def is_current(node: NodeFacts) -> bool:
@@ -236,4 +222,14 @@ def warnings(view: View) -> tuple[str, ...]:
             found.append(f"the replicator of {one.site} does not report: its standby falls behind")
         elif not one.report.connected:
             found.append(f"the replicator of {one.site} hears nothing from the primary: {one.report.why}")
-    return tuple(found)
+    return (*found, *_narrow(view))
+
+
+def _narrow(view: View) -> list[str]:
+    """Return which sites an acknowledgement does not mean though the settings say all."""
+    record = view.durability
+    if record is None or record.acks is not Acks.ALL or view.epoch is None:
+        return []
+    left_out = [site for site in outside(view, view.epoch.primary) if site not in record.ackers]
+    return [f"acks = all leaves out {' and '.join(left_out)}: {record.why or 'not there when the epoch began'}"
+            ] if left_out else []  # fmt: skip

@@ -6,9 +6,10 @@ Numbers are those of DESIGN.md section 6.
 from cluster.errors import Bug
 from cluster.position import Position
 from controller import plan as steps
+from controller.ackers import acts_on, outside
 from controller.choose import incomplete, is_ours
 from controller.model import Kind, PlanRecord, View
-from controller.plan import Step
+from controller.plan import Repair, Step
 
 
 def check_step(view: View, plan: PlanRecord, step: Step) -> None:
@@ -47,10 +48,33 @@ def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> 
     node = view.node(step.record.primary)
     _require(node is not None and node.site not in step.durability.ackers, "2: the primary's own site acknowledges")
     _require(bool(step.durability.ackers), "2: nobody is named to acknowledge")
+    _require(not step.durability.former, "2: a new epoch begins with acknowledgements of another")
     _require(is_ours(view, step.record.position), f"2: {step.record.position} is not in the cluster's history")
     if plan.target is not None and plan.rolled_back is None:
         reached = Position.parse(step.record.position).covers(Position.parse(plan.target))
         _require(reached, f"2: {step.record.primary} has not applied {plan.target}")
+
+
+def check_repair(view: View, repair: Repair) -> None:
+    """Raise Bug if changing the ackers as `repair` says could make a failover forget what somebody acknowledged."""
+    if isinstance(repair, steps.Follow):
+        return
+    old, new = view.durability, repair.durability
+    _require(view.epoch is not None and view.epoch.epoch == new.epoch, "4: ackers of an epoch that is not the newest")
+    if old is None or view.epoch is None:
+        raise Bug("invariant 2: there is no record of who acknowledges", hint="nothing was done; report this")
+    _require((new.epoch, new.serial) == (old.epoch, old.serial + 1), "4: the record is not the one after the known one")
+    _require(bool(new.ackers), "2: nobody is named to acknowledge")
+    _require(set(new.ackers) <= set(outside(view, view.epoch.primary)), "2: the primary's own site acknowledges")
+    dropped = [group for group in old.groups if not any(set(one) <= set(group) for one in new.groups)]
+    if isinstance(repair, steps.NameAckers):
+        _require(not dropped, f"2: the word of {dropped} would not be asked for any more")
+        _require(new.floor == old.floor, "2: a floor that nobody has proven")
+        return
+    _require((new.acks, new.ackers) == (old.acks, old.ackers), "2: settling names somebody")
+    _require(
+        all(acts_on(view, old, site) for group in dropped for site in group), f"2: {dropped} may still acknowledge"
+    )
 
 
 def _require(holds: bool, rule: str) -> None:

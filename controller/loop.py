@@ -16,7 +16,7 @@ from controller import plan as steps
 from controller.advance import failed, next_step, progress
 from controller.choose import Candidate, rank
 from controller.decide import Decision, Hold, Mend, Start, decide
-from controller.invariants import check_step
+from controller.invariants import check_repair, check_step
 from controller.metrics import Metrics
 from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
@@ -122,17 +122,21 @@ class Loop:
                 await self._begin(plan)
                 return 0.0
             case Mend(repairs=repairs):
-                await asyncio.gather(*(self._repair(repair) for repair in repairs))
+                await asyncio.gather(*(self._repair(view, repair) for repair in repairs))
                 return TICK_SECONDS
 
-    async def _repair(self, repair: steps.Repair) -> None:
+    async def _repair(self, view: View, repair: steps.Repair) -> None:
         key = f"{type(repair).__name__} {repair.node}"
         now, last = clock.now(), self._repaired_at.get(key)
         if last is not None and clock.ms_between(last, now) < REPAIR_PAUSE_MS:
             return
         self._repaired_at[key] = now
+        check_repair(view, repair)
         try:
             await self.world.repair(repair)
+            if not isinstance(repair, steps.Follow):
+                self.metrics.count_acker_change(repair)
+                del self._repaired_at[key]  # the record says it already: the next change is another one
         except OscarHaError as error:
             log.warning("repair.failed", repair=repr(repair), error=str(error))
 

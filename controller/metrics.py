@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from controller.decide import readiness, warnings
 from controller.model import HistoryRecord, View
+from controller.plan import NameAckers, SettleAckers
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -27,12 +28,20 @@ class Metrics(Collector):
             "oscar_ha_plan_seconds", "From seeing the fault to the verified write.", ["cluster", "kind"],
             buckets=SECONDS_BUCKETS, registry=self.registry,
         )  # fmt: skip
+        self._acker_changes = Counter(
+            "oscar_ha_acker_changes_total", "Changes of who acknowledges, made by this controller.",
+            ["cluster", "change"], registry=self.registry,
+        )  # fmt: skip
         self.registry.register(self)
 
     def count(self, done: HistoryRecord) -> None:
         """Count one finished plan."""
         self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
         self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
+
+    def count_acker_change(self, repair: NameAckers | SettleAckers) -> None:
+        """Count one change of the durability record."""
+        self._acker_changes.labels(self._cluster, "named" if isinstance(repair, NameAckers) else "settled").inc()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges of this moment."""
@@ -50,6 +59,28 @@ class Metrics(Collector):
         yield self._one("oscar_ha_epoch", "The newest epoch.", float(view.epoch.epoch if view.epoch else 0))
         yield self._one("oscar_ha_warnings", "What a person should mend by day.", float(len(warnings(view))))
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
+
+        yield self._ackers(view)
+
+    def _ackers(self, view: View) -> Metric:
+        """Return every site with whether it is named to acknowledge, does, or its older word is still needed."""
+        family = GaugeMetricFamily(
+            "oscar_ha_acker",
+            "1 if the site is named to acknowledge, acknowledges, or acknowledged by a record that is not settled.",
+            labels=["cluster", "site", "state", "acks"],
+        )
+        record = view.durability
+        for one in view.replicators:
+            named = record is not None and one.site in record.ackers
+            states = {
+                "named": named,
+                "acknowledging": named and one.report is not None and one.report.acknowledging,
+                "former": record is not None and any(one.site in group for group in record.former),
+            }
+            for state, holds in states.items():
+                acks = record.acks.value if record else ""
+                family.add_metric([self._cluster, one.site, state, acks], float(holds))
+        return family
 
     def _one(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["cluster"])

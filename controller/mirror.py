@@ -6,6 +6,7 @@ ourselves were connected. Our own isolation must not look like somebody's death 
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -15,13 +16,21 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput
 from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
-from cluster.settings import Settings
+from cluster.settings import Replicator, Settings
 from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, View
 
 FULL_REFRESH_MS = 2_000
 """All is marked stale this often, should a watch ever be lost."""
 Record = TypeVar("Record")
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """Since when a replicator's host has refused us, and since when nothing has answered. None: it has not."""
+
+    refused_since: Nanos | None = None
+    silent_since: Nanos | None = None
 
 
 class Mirror:
@@ -43,6 +52,10 @@ class Mirror:
         self._stale = set(self._kinds)
         self._watched: set[str] = set()
         self._absent_since: dict[str, Nanos] = {}
+        self._renewed_at: dict[str, Nanos] = {}
+        self._idle_since: dict[str, Nanos] = {}
+        self.heard: dict[str, Heard] = {}
+        """What `controller/hearing.py` learnt by asking replicators directly."""
         self._full_at = clock.now()
         coordination.listen(self._on_connection)
 
@@ -78,6 +91,7 @@ class Mirror:
                 initial_primary=self.settings.initial_primary,
                 lease_margin_ms=timing.lease_margin_ms,
                 watchdog_grace_ms=timing.watchdog_grace_ms,
+                acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(
                 NodeFacts(
@@ -85,29 +99,42 @@ class Mirror:
                     site=node.site,
                     server_id=node.server_id,
                     report=self.get(NodeReport, f"nodes/{node.name}"),
-                    absent_ms=self._absent_ms(f"nodes/{node.name}", now),
+                    absent_ms=self._since_ms(self._absent_since, f"nodes/{node.name}", now),
                 )
                 for node in self.settings.nodes
             ),
-            replicators=tuple(
-                ReplicatorFacts(
-                    site=one.site,
-                    host=one.host,
-                    port=one.port,
-                    report=self.get(ReplicatorReport, f"replicators/{one.site}"),
-                    absent_ms=self._absent_ms(f"replicators/{one.site}", now),
-                )
-                for one in self.settings.replicators
-            ),
+            replicators=tuple(self._replicator(one, now) for one in self.settings.replicators),
             clinics=tuple(clinic.name for clinic in self.settings.clinics),
             epoch=self.get(EpochRecord, "epoch"),
             durability=self.get(DurabilityRecord, "durability"),
+            durability_age_ms=self._since_ms(self._renewed_at, "durability", now) or 0.0,
             paused="pause" in self._records,
         )
 
-    def _absent_ms(self, path: str, now: Nanos) -> float | None:
-        since = self._absent_since.get(path)
+    def _replicator(self, one: Replicator, now: Nanos) -> ReplicatorFacts:
+        path, heard = f"replicators/{one.site}", self.heard.get(one.site, Heard())
+        return ReplicatorFacts(
+            site=one.site, host=one.host, port=one.port,
+            report=self.get(ReplicatorReport, path),
+            absent_ms=self._since_ms(self._absent_since, path, now),
+            stale_ms=self._since_ms(self._renewed_at, path, now),
+            idle_ms=self._since_ms(self._idle_since, path, now),
+            refused_ms=None if heard.refused_since is None else clock.ms_between(heard.refused_since, now),
+            silent_ms=None if heard.silent_since is None else clock.ms_between(heard.silent_since, now),
+        )  # fmt: skip
+
+    @staticmethod
+    def _since_ms(instants: Mapping[str, Nanos], path: str, now: Nanos) -> float | None:
+        since = instants.get(path)
         return clock.ms_between(since, now) if since is not None else None
+
+    def see(self, report: ReplicatorReport) -> None:
+        """Note whether a replicator acknowledges, however we came to know it."""
+        path = f"replicators/{report.site}"
+        if report.acknowledging:
+            self._idle_since.pop(path, None)
+        else:
+            self._idle_since.setdefault(path, clock.now())
 
     async def _read(self, path: str) -> None:
         self._stale.discard(path)
@@ -125,10 +152,16 @@ class Mirror:
             raise
         if found is None:
             self._records.pop(path, None)
+            self._renewed_at.pop(path, None)
+            self._idle_since.pop(path, None)
             self._absent_since.setdefault(path, clock.now())
-        else:
-            self._records[path] = found
-            self._absent_since.pop(path, None)
+            return
+        if path not in self._renewed_at or self.version(path) != found[1]:
+            self._renewed_at[path] = clock.now()
+        self._records[path] = found
+        self._absent_since.pop(path, None)
+        if isinstance(found[0], ReplicatorReport):
+            self.see(found[0])
 
     def _watch(self, path: str) -> Callable[[], None]:
         def fired() -> None:
@@ -141,6 +174,7 @@ class Mirror:
     def _on_connection(self, connected: bool) -> None:
         """While we are cut off we see nothing: absence is counted anew from the moment we see again."""
         self._absent_since.clear()
+        self._renewed_at.clear()
         self._watched.clear()
         self._stale = set(self._kinds)
         if connected:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.position import Position
-from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 
 
 class Kind(StrEnum):
@@ -98,6 +98,14 @@ class ReplicatorFacts:
     port: int
     report: ReplicatorReport | None = None
     absent_ms: float | None = None
+    stale_ms: float | None = None
+    """For how long its record has not been renewed; None while there is none, or we have only just begun to look."""
+    idle_ms: float | None = None
+    """For how long it has been saying that it acknowledges nothing; None while it does, or says nothing."""
+    refused_ms: float | None = None
+    """For how long its host has been refusing our connections: nobody listens there. None: not known, or it answers."""
+    silent_ms: float | None = None
+    """For how long it has not answered us directly. None: it answers, or was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,11 @@ class Policy:
     initial_primary: str
     lease_margin_ms: float
     watchdog_grace_ms: float
+    acks: Acks = Acks.ONE
+    acks_all_degrade_after_ms: float | None = None
+    """How long commits wait for a lost site under ALL before it is left out; None: for ever."""
+    acker_deadline_ms: float = 2_000.0
+    """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +133,8 @@ class View:
     clinics: tuple[str, ...] = ()
     epoch: EpochRecord | None = None
     durability: DurabilityRecord | None = None
+    durability_age_ms: float = 0.0
+    """For how long we have seen the durability record as it is."""
     paused: bool = False
 
     def node(self, name: str) -> NodeFacts | None:

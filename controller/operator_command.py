@@ -158,10 +158,8 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     for warning in answer["warnings"]:
         console.print(f"[yellow]to mend[/]: {escape(warning)}", soft_wrap=True)
     if epoch:
-        ackers = ", ".join((answer["durability"] or {}).get("ackers", ())) or "nobody"
-        console.print(
-            f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}, acknowledged by {ackers}"
-        )
+        console.print(f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}")
+        _print_ackers(console, answer["durability"] or {})
     console.print(f"leading controller: {answer['leader'] or 'none'}{', paused' if answer['paused'] else ''}")
     if answer["pause"]:
         console.print(
@@ -207,6 +205,21 @@ def _print_mass_changes(replicators: Iterable[Mapping[str, Any]]) -> None:
     console = Console(highlight=False)
     for sentence in mass_changes(replicators):
         console.print(f"[bold red]mass change[/]: {escape(sentence)}", soft_wrap=True)
+
+
+def _print_ackers(console: Console, durability: Mapping[str, Any]) -> None:
+    """Say who acknowledges, since when and why, and whose older word is still needed."""
+    ackers = list(durability.get("ackers", ()))
+    what = " and ".join(ackers) or "nobody"
+    if len(ackers) > 1:
+        what += " together"
+    console.print(
+        f"acknowledged by [bold]{escape(what)}[/] (acks = {durability.get('acks', 'one')}) since {durability.get('since')}"
+        f"{': ' if durability.get('why') else ''}{escape(str(durability.get('why') or ''))}",
+        soft_wrap=True,
+    )
+    for group in durability.get("former", ()):
+        console.print(f"  [yellow]not settled[/]: a failover still needs the word of {escape(' or '.join(group))}")
 
 
 def _print_plan(record: Mapping[str, Any]) -> None:

@@ -126,7 +126,7 @@ class NameAckers:
     """Record other acknowledging sites for the epoch that goes on; they begin only once this is written."""
 
     node: str
-    """The primary: its position, read after the old ackers can acknowledge no more, is the new floor."""
+    """The primary."""
     durability: DurabilityRecord
 
     @property
@@ -134,8 +134,22 @@ class NameAckers:
         return self.durability.epoch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleAckers:
+    """Former ackers act on an older record no more: raise the floor to the primary's position, and let them go."""
+
+    node: str
+    """The primary: its position, read after that, bounds what the former ones acknowledged."""
+    durability: DurabilityRecord
+    """The record to write, but for its floor."""
+
+    @property
+    def epoch(self) -> int:
+        return self.durability.epoch
+
+
 Step = Choose | AcceptLeaseEnd | Fence | Seal | Level | Apply | Promote | Open | Admit | Repoint | Verify | Record
-Repair = Follow | NameAckers
+Repair = Follow | NameAckers | SettleAckers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,17 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from cluster import clock, records
+from cluster.clock import Nanos
 from cluster.coordination import Coordination, Create, Delete, Exists, Operation, Replace
 from cluster.errors import BadInput, DeadlinePassed, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.http import Client
+from cluster.position import Position
 from cluster.settings import Clinic, Secrets, Settings
 from controller import haproxy
 from controller import plan as steps
@@ -21,12 +24,15 @@ from controller.advance import Outcome, outcome_of
 from controller.leadership import Leadership
 from controller.mirror import Mirror
 from controller.model import HistoryRecord, PlanRecord, Promoted, Sealed
-from controller.plan import NameAckers, Repair, Step
+from controller.plan import Follow, NameAckers, Repair, SettleAckers, Step
 from controller.verify import verify
 
 VERIFY_DEADLINE_MS = 10_000
 VERIFY_PAUSE_SECONDS = 0.05
 REPOINT_DEADLINE_MS = 1_000
+SETTLE_POLL_SECONDS = 0.05
+SETTLE_DEADLINE_MS = 1_000
+"""A failover waits for it: so it is short, and tried again."""
 HISTORY_MAX = 500
 """Finished plans kept in ZooKeeper; the oldest go first."""
 log = structlog.get_logger()
@@ -136,10 +142,13 @@ class World:
 
     async def repair(self, repair: Repair) -> None:
         """Do one repair of a healthy cluster."""
-        if isinstance(repair, NameAckers):
-            await self._name_ackers(repair)
-        else:
-            await self._watchdog(repair.node, "follow", {"epoch": repair.epoch}, self.settings.timing.call_deadline_ms)
+        match repair:
+            case NameAckers():
+                await self._name_ackers(repair)
+            case SettleAckers():
+                await self._settle_ackers(repair)
+            case Follow(node=node, epoch=epoch):
+                await self._watchdog(node, "follow", {"epoch": epoch}, self.settings.timing.call_deadline_ms)
 
     # -- below -------------------------------------------------------------------------------------------------------
 
@@ -216,20 +225,47 @@ class World:
         )
 
     async def _name_ackers(self, repair: NameAckers) -> None:
-        """Read the primary's position first: the old ackers can acknowledge no more, so it bounds what they did."""
-        url = f"{self.settings.node(repair.node).watchdog_url}/health"
-        answer = await self._client.get(url, deadline_ms=self.settings.timing.call_deadline_ms)
-        report = records.decode(records.NodeReport, answer, where=url)
-        # The old acker's last acknowledgement is two lease margins ago: the floor must have been read after it.
-        age_ms, limit_ms = report.position_age_ms, self.settings.timing.lease_margin_ms
-        if report.position is None or age_ms is None or age_ms > limit_ms:
-            raise Unreachable(f"{repair.node} has not told its position of this moment")
-        old = repair.durability
-        durability = records.DurabilityRecord(
-            epoch=old.epoch, mode=old.mode, ackers=old.ackers, since=old.since, floor=report.position
-        )
-        await self._transact(Replace("durability", durability, self._version("durability")))
-        log.info("ackers.named", ackers=old.ackers, epoch=old.epoch, floor=report.position)
+        """Name others at once: whoever was named before stays in the record until `_settle_ackers`."""
+        new = repair.durability
+        await self._transact(Replace("durability", new, self._version("durability")))
+        log.info("ackers.named", acks=new.acks.value, ackers=new.ackers, epoch=new.epoch, former=new.former,
+                 serial=new.serial, why=new.why)  # fmt: skip
+
+    async def _settle_ackers(self, repair: SettleAckers) -> None:
+        """Raise the floor to where the primary is now: the former ackers judged nothing beyond it.
+
+        It is written only once everybody named has it all, or a primary lost meanwhile would leave a floor that no
+        archive can reach.
+        """
+        deadline = clock.after(clock.now(), SETTLE_DEADLINE_MS)
+        floor = await self._fresh_position(repair.node, deadline)
+        await asyncio.gather(*(self._await_durable(site, floor, deadline) for site in repair.durability.ackers))
+        new = replace(repair.durability, floor=str(floor))
+        await self._transact(Replace("durability", new, self._version("durability")))
+        log.info("ackers.settled", ackers=new.ackers, epoch=new.epoch, floor=new.floor, serial=new.serial)
+
+    async def _fresh_position(self, node: str, deadline: Nanos) -> Position:
+        """Return a position of the primary that its watchdog read after this call began."""
+        url, began = f"{self.settings.node(node).watchdog_url}/health", clock.now()
+        while clock.now() < deadline:
+            sent = clock.now()
+            answer = await self._client.get(url, deadline_ms=SETTLE_DEADLINE_MS)
+            report = records.decode(records.NodeReport, answer, where=url)
+            age_ms = report.position_age_ms
+            if report.position is not None and age_ms is not None and age_ms <= clock.ms_between(began, sent):
+                return Position.parse(report.position)
+            await asyncio.sleep(SETTLE_POLL_SECONDS)
+        raise Unreachable(f"{node} has not told its position of this moment")
+
+    async def _await_durable(self, site: str, wanted: Position, deadline: Nanos) -> None:
+        url = f"{self.settings.replicator(site).url}/health"
+        while clock.now() < deadline:
+            answer = await self._client.get(url, deadline_ms=SETTLE_DEADLINE_MS)
+            report = records.decode(records.ReplicatorReport, answer, where=url)
+            if report.durable is not None and Position.parse(report.durable).covers(wanted):
+                return
+            await asyncio.sleep(SETTLE_POLL_SECONDS)
+        raise DeadlinePassed(f"{site} does not have {wanted} yet")
 
     async def _repoint(self, step: steps.Repoint) -> str:
         """Tell every HAProxy; one that does not answer is found out by its own checks a second later."""

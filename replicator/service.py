@@ -146,6 +146,7 @@ class Service:
             server_version=None if puller is None else puller.server_version,
             why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
+            serial=None if self._durability is None else self._durability.serial, whole=not gaps,
         )  # fmt: skip
 
     def gaps(self) -> list[EpochArchive]:

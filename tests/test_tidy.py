@@ -27,6 +27,7 @@ PURE = {
     "cluster/errors.py",
     "cluster/lineage.py",
     "cluster/position.py",
+    "controller/ackers.py",
     "controller/advance.py",
     "controller/choose.py",
     "controller/decide.py",

@@ -1,5 +1,6 @@
 """How plans go on: the happy order, what makes them wait, how they fail, and that no view breaks an invariant."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import Bug
-from cluster.records import Database, LineageEntry, Role
+from cluster.records import Acks, Database, LineageEntry, Role
 from controller import plan as steps
 from controller.advance import Outcome, failed, next_step, outcome_of, progress
 from controller.choose import rank
@@ -19,6 +20,7 @@ from tests.controller.builders import (
     HEAD,
     MONTREAL,
     SINCE,
+    SITES,
     TORONTO,
     a_durability,
     a_node,
@@ -144,6 +146,70 @@ def test_losing_primary_and_acker_at_once_stops_the_automatic_failover() -> None
     assert not any(isinstance(step, steps.Open | steps.Promote) for step in done)
     assert plan.waiting is not None
     assert "toronto" in plan.waiting
+
+
+def acknowledged_by_all(**changes: Any) -> View:
+    return a_view(clinic=DEAD, durability=a_durability(ackers=("toronto", "montreal"), acks=Acks.ALL), **changes)
+
+
+@pytest.mark.parametrize(("lost", "left"), [("toronto", "montreal"), ("montreal", "toronto")])
+@pytest.mark.parametrize("absent_ms", [10.0, 9_000.0])
+def test_under_all_one_surviving_acker_is_proof_enough(lost: str, left: str, absent_ms: float) -> None:
+    """Primary and a site with its acker at once: the other one has everything, its lease need not be waited for."""
+    gone = {lost: a_node(lost, absent_ms=absent_ms), f"replicator_{lost}": a_replicator(lost, absent_ms=absent_ms)}
+
+    _, plan, view = run(acknowledged_by_all(**gone), a_plan(), {left: HEAD, "clinic": "0-1-90"})
+
+    assert outcome_of(plan) == "done"
+    assert view.epoch is not None
+    assert (view.epoch.primary, view.epoch.position) == (f"db-{left}", HEAD)
+
+
+def test_under_all_the_report_of_a_dead_acker_that_outlives_it_changes_nothing() -> None:
+    _, plan, view = run(acknowledged_by_all(), a_plan(), EQUAL, silent=("toronto",))
+
+    assert outcome_of(plan) == "done"
+    assert view.durability is not None
+    assert view.durability.ackers == ("clinic",)
+
+
+def test_under_all_losing_every_acker_stops_the_automatic_failover() -> None:
+    gone = {f"replicator_{site}": a_replicator(site, absent_ms=9_000.0) for site in ("toronto", "montreal")}
+
+    done, plan, _ = run(acknowledged_by_all(**gone), a_plan(), {"clinic": HEAD})
+
+    assert not any(isinstance(step, steps.Open | steps.Promote) for step in done)
+    assert "toronto and montreal" in (plan.waiting or "")
+
+
+def test_a_former_acker_that_is_lost_stops_the_automatic_failover_until_it_is_settled() -> None:
+    view = a_view(
+        clinic=DEAD, toronto=a_node("toronto", absent_ms=9_000.0),
+        replicator_toronto=a_replicator("toronto", absent_ms=9_000.0),
+        durability=a_durability(ackers=("montreal",), former=(("toronto",),), serial=1),
+    )  # fmt: skip
+    settled = replace(view, durability=a_durability(ackers=("montreal",), floor=HEAD, serial=2))
+
+    _, waits, _ = run(view, a_plan(), {"montreal": HEAD})
+    _, ended, after = run(settled, a_plan(), {"montreal": HEAD})
+
+    assert "toronto" in (waits.waiting or "")
+    assert outcome_of(ended) == "done"
+    assert after.durability is not None
+    assert (after.durability.former, after.durability.serial) == ((), 3)
+
+
+def test_under_all_an_epoch_begins_with_every_site_that_answered() -> None:
+    view = acknowledged_by_all()
+    view = replace(view, policy=replace(view.policy, acks=Acks.ALL))
+
+    _, _, both = run(view, a_plan(), EQUAL)
+    _, _, one = run(view, a_plan(), EQUAL, silent=("clinic",))
+
+    assert both.durability is not None
+    assert one.durability is not None
+    assert (both.durability.acks, both.durability.ackers) == (Acks.ALL, ("clinic", "montreal"))
+    assert one.durability.ackers == ("montreal",)
 
 
 def test_allow_data_loss_is_an_operators_word_that_goes_on() -> None:
@@ -373,24 +439,25 @@ NODE_STATES: dict[str, dict[str, Any]] = {
 }
 REPLICATOR_STATES: dict[str, dict[str, Any]] = {"up": {}, "silent": {"absent_ms": 10.0}, "gone": {"absent_ms": 9_000.0}}
 DURABLE: tuple[str | None, ...] = ("0-1-90", HEAD)
+HEALTHY = a_view()
 
 
-def every_small_view() -> list[tuple[View, dict[str, str | None]]]:
+def every_small_view() -> Iterator[tuple[View, dict[str, str | None]]]:
     """All clusters of three nodes in eight states, three replicators in three, two archive positions, two ackers."""
-    found = []
+    nodes = {(site, name): a_node(site, **NODE_STATES[name]) for site in SITES for name in NODE_STATES}
+    replicators = {(site, name): a_replicator(site, **REPLICATOR_STATES[name]) for site in SITES
+                   for name in REPLICATOR_STATES}  # fmt: skip
+    durabilities = [a_durability(ackers=(acker,)) for acker in ("toronto", "montreal")]
     for clinic, toronto, montreal in product(NODE_STATES, repeat=3):
+        three = (nodes["clinic", clinic], nodes["toronto", toronto], nodes["montreal", montreal])
         for r_toronto, r_montreal in product(REPLICATOR_STATES, repeat=2):
-            for acker, at_toronto, at_montreal in product(("toronto", "montreal"), DURABLE, DURABLE):
-                view = a_view(
-                    clinic=a_node("clinic", **NODE_STATES[clinic]),
-                    toronto=a_node("toronto", **NODE_STATES[toronto]),
-                    montreal=a_node("montreal", **NODE_STATES[montreal]),
-                    replicator_toronto=a_replicator("toronto", **REPLICATOR_STATES[r_toronto]),
-                    replicator_montreal=a_replicator("montreal", **REPLICATOR_STATES[r_montreal]),
-                    durability=a_durability(ackers=(acker,)),
-                )
-                found.append((view, {"clinic": "0-1-90", "toronto": at_toronto, "montreal": at_montreal}))
-    return found
+            healthy = replace(
+                HEALTHY, nodes=three,
+                replicators=(HEALTHY.replicators[0], replicators["toronto", r_toronto], replicators["montreal", r_montreal]),
+            )  # fmt: skip
+            for durability, at_toronto, at_montreal in product(durabilities, DURABLE, DURABLE):
+                view = replace(healthy, durability=durability)
+                yield view, {"clinic": "0-1-90", "toronto": at_toronto, "montreal": at_montreal}
 
 
 @pytest.mark.parametrize("kind", [Kind.FAILOVER, Kind.SWITCHOVER])

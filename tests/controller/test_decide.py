@@ -38,9 +38,9 @@ SITUATIONS: dict[str, tuple[View, str]] = {
         "mend",
     ),
     "a dead standby is left alone": (a_view(montreal=a_node("montreal", database=Database.DOWN)), "mend"),
-    "a silent acker keeps its name while its lease may hold": (
+    "a silent acker is replaced at once: its word stays needed": (
         a_view(replicator_toronto=a_replicator("toronto", absent_ms=900.0)),
-        "mend",
+        "mend NameAckers",
     ),
     "a dead acker is replaced": (
         a_view(replicator_toronto=a_replicator("toronto", absent_ms=1_000.0)),
