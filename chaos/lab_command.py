@@ -83,18 +83,14 @@ def up(
         help="Option of all three databases, e.g. innodb_page_size=32K; repeatable.",
     ),
     base_port: int | None = typer.Option(None, "--base-port", help="Number the ports from here instead of free ones."),
+    no_tls: bool = typer.Option(False, "--no-tls", help="Replicate in plain text, without certificates."),
     keep: bool = typer.Option(False, "--keep", help="When it fails keep the files, to look into D/log."),
     as_json: bool = JsonOption,
 ) -> None:
     """Start a lab and wait until it is healthy. Whatever fails, nothing is left behind."""
-    request = Request(
-        directory=_absolute(directory),
-        clinics=clinics,
-        zookeepers=zookeepers,
-        load=tuple(load),
-        options=tuple(parse_option(text) for text in mysqld_option),
-        base_port=base_port,
-    )
+    options = tuple(parse_option(text) for text in mysqld_option)
+    request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=zookeepers, load=tuple(load),
+                      options=options, base_port=base_port, tls=not no_tls)  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     console = Console(stderr=True, highlight=False)

@@ -35,6 +35,8 @@ class Replication:
     error: str
     behind_seconds: float | None
     """What the server itself says; None when it does not know."""
+    ca_file: str = ""
+    """The authority its source's certificate must be of; empty when it takes plain text, or any certificate."""
 
     @property
     def running(self) -> bool:

@@ -91,6 +91,10 @@ class MariaDb:
         }
         if node.admin_port is not None:
             options |= {"extra_port": str(node.admin_port), "extra_max_connections": str(EXTRA_CONNECTIONS)}
+        if settings.tls is not None:
+            files = settings.tls
+            options |= {"ssl_ca": str(files.ca_file), "ssl_cert": str(files.certificate_file),
+                        "ssl_key": str(files.private_key_file)}  # fmt: skip
         return options
 
     def account_statements(self, settings: Settings, secrets: Secrets) -> tuple[str, ...]:
@@ -103,8 +107,9 @@ class MariaDb:
                 accounts.admin_user, host, secrets.admin, "ALL PRIVILEGES ON *.*", suffix=" WITH GRANT OPTION"
             )
         statements += _account(
-            accounts.replication_user, "%", secrets.replication, "REPLICATION SLAVE, BINLOG MONITOR ON *.*"
-        )
+            accounts.replication_user, "%", secrets.replication, "REPLICATION SLAVE, BINLOG MONITOR ON *.*",
+            require="" if settings.tls is None else " REQUIRE SSL",
+        )  # fmt: skip
         statements += _account(
             accounts.verify_user, "%", secrets.verify, "SELECT, INSERT, UPDATE, DELETE ON oscar_ha.*"
         )
@@ -196,6 +201,7 @@ class MariaDbSession:
             complete=complete == "ON",
             error=str(status["Last_SQL_Error"] or status["Last_IO_Error"] or ""),
             behind_seconds=None if behind is None else float(behind),
+            ca_file=str(status["Master_SSL_CA_File"]) if status["Master_SSL_Verify_Server_Cert"] == "Yes" else "",
         )
 
     def semi_sync_on(self) -> bool:
@@ -254,7 +260,8 @@ class MariaDbSession:
 
     def follow(self, source: Replicator) -> None:
         state = self.replication()
-        if state is None or (state.host, state.port) != (source.host, source.port):
+        ca_file = "" if self._settings.tls is None else str(self._settings.tls.ca_file)
+        if state is None or (state.host, state.port, state.ca_file) != (source.host, source.port, ca_file):
             self._take_source(source)
         # A receiver whose source does not speak semi-sync drops transactions of its own server id and moves its
         # position past them. So the applier starts only once the receiver has shown that it does not.
@@ -270,11 +277,15 @@ class MariaDbSession:
         held = _held(str(written or ""), str(applied or ""))
         if held != (applied or ""):
             self._do("SET GLOBAL gtid_slave_pos = %s", held)
+        files = self._settings.tls
+        secured = 0 if files is None else 1
         self._do(
             "CHANGE MASTER TO MASTER_HOST = %s, MASTER_PORT = %s, MASTER_USER = %s, MASTER_PASSWORD = %s,"
-            " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = %s",
+            " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = %s, MASTER_SSL = %s,"
+            " MASTER_SSL_CA = %s, MASTER_SSL_VERIFY_SERVER_CERT = %s",
             source.host, source.port, self._settings.accounts.replication_user, self._secrets.replication,
-            self._settings.timing.heartbeat_interval_ms / MS_PER_SECOND,
+            self._settings.timing.heartbeat_interval_ms / MS_PER_SECOND, secured,
+            "" if files is None else str(files.ca_file), secured,
         )  # fmt: skip
 
     def _receives(self) -> bool:
@@ -452,10 +463,10 @@ def _reason(error: Exception) -> str:
     return str(error.args[1]) if len(error.args) > 1 else str(error) or type(error).__name__
 
 
-def _account(user: str, host: str, password: str, rights: str, *, suffix: str = "") -> list[str]:
+def _account(user: str, host: str, password: str, rights: str, *, suffix: str = "", require: str = "") -> list[str]:
     name = f"'{escape_string(user)}'@'{escape_string(host)}'"
     return [
-        f"CREATE OR REPLACE USER {name} IDENTIFIED BY '{escape_string(password)}'",
+        f"CREATE OR REPLACE USER {name} IDENTIFIED BY '{escape_string(password)}'{require}",
         f"GRANT {rights} TO {name}{suffix}",
     ]
 

@@ -67,6 +67,17 @@ class Accounts:
 
 
 @checked(config=_STRICT, kw_only=True)
+class Tls:
+    """TLS of every replication link. The same paths on every host: each has its own certificate there."""
+
+    ca_file: Path
+    """The authority that signs for this cluster: what it did not sign is not believed."""
+    certificate_file: Path
+    """Names this host as the settings name it; PEM, intermediate certificates behind it."""
+    private_key_file: Path
+
+
+@checked(config=_STRICT, kw_only=True)
 class Node:
     """One database server and the watchdog beside it."""
 
@@ -169,6 +180,9 @@ class Settings:
     accounts: Accounts
     timing: Timing = Field(default_factory=Timing)
     alarm: Alarm = Field(default_factory=Alarm)
+
+    tls: Tls | None = None
+    """Without it the replication links carry plain text."""
     nodes: tuple[Node, ...] = Field(min_length=2)
     replicators: tuple[Replicator, ...] = Field(min_length=2)
     controllers: tuple[Controller, ...] = Field(min_length=1)

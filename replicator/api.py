@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster import clock, http
+from cluster import clock, http, tls
 from cluster.errors import BadInput
 from cluster.position import Position
 from cluster.records import describe
@@ -39,6 +39,8 @@ def application(service: Service, token: str) -> web.Application:
 
     async def metrics(_: web.Request) -> web.Response:
         service.report()
+        files = service.settings.tls
+        service.metrics.certificate_expires.set(0 if files is None else tls.expires(files) or 0)
         return web.Response(body=service.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def seal(request: web.Request) -> web.Response:

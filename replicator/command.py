@@ -15,6 +15,7 @@ from cluster.errors import OscarHaError
 from cluster.settings import Secrets, Settings
 from replicator import api
 from replicator.archive import Archive
+from replicator.door import Account
 from replicator.metrics import Metrics
 from replicator.serve import Server
 from replicator.service import Service
@@ -57,8 +58,9 @@ def run(
 
 async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive) -> None:
     us, accounts, metrics = cluster.replicator(site), cluster.accounts, Metrics(site)
-    server = Server(archive, server_id=us.server_id, user=accounts.replication_user,
-                    password=secrets.replication, metrics=metrics)  # fmt: skip
+    known = {node.server_id for node in cluster.nodes} | {one.server_id for one in cluster.replicators}
+    server = Server(archive, server_id=us.server_id, account=Account(accounts.replication_user, secrets.replication),
+                    metrics=metrics, files=cluster.tls, known=known)  # fmt: skip
     coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing)
     service = Service(cluster, site, secrets, archive, coordination, metrics, server.news)
     runner = await http.serve(

@@ -14,6 +14,7 @@ from typing import ClassVar
 from cluster.errors import Diverged, MalformedStream
 from cluster.position import Gtid, Position
 from replicator.framing import CRC_BYTES, HEADER_BYTES, EventHeader, an_event
+from replicator.remedy import NotUnderstood
 
 FLAG_ARTIFICIAL = 0x20
 FLAG_IGNORABLE = 0x80
@@ -141,7 +142,7 @@ def require_known(header: EventHeader) -> None:
         raise Diverged("the primary wrote an incident: it lost transactions of its own binlog",
                        hint="check its error log, then clone the standbys anew")  # fmt: skip
     if header.kind not in KNOWN and not header.flags & FLAG_IGNORABLE:
-        raise MalformedStream(f"unknown event of type {header.kind}",
+        raise NotUnderstood(f"unknown event of type {header.kind}",
                               hint="the primary is newer than this replicator, or its binlog is encrypted")  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def file_number(name: str) -> int:
 def require_crc32(event: memoryview) -> None:
     """Raise MalformedStream unless a format description says that its file's events carry CRC32."""
     if len(event) <= HEADER_BYTES + CRC_BYTES or event[-CRC_BYTES - 1] != CHECKSUM_CRC32:
-        raise MalformedStream("the events of this file carry no CRC32", hint="set binlog_checksum=CRC32")
+        raise NotUnderstood("the events of this file carry no CRC32", hint="set binlog_checksum=CRC32 on the primary")
 
 
 def ends_transaction(event: memoryview) -> bool:

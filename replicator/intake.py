@@ -2,7 +2,6 @@
 
 import os
 import select
-import socket
 import threading
 from contextlib import suppress
 
@@ -13,6 +12,7 @@ from cluster.position import Position
 from cluster.settings import Timing
 from replicator.archive import EpochArchive, EpochWriter
 from replicator.framing import MIB, NEED_DATA, PacketFramer
+from replicator.link import Link
 from replicator.metrics import Metrics
 from replicator.receiving import Reply, StreamReader
 from replicator.source import Target, Wanted, opened
@@ -69,7 +69,7 @@ class Intake:
             resume.file, wanted.asked_offset, resume.position, semi_sync=wanted.semi_sync, dropped_until=again
         )
 
-    def receive(self, raw: socket.socket) -> Reply | None:
+    def receive(self, raw: Link) -> Reply | None:
         """Read what has come, make it durable, and return the acknowledgement that is asked for.
 
         Raises Unreachable at the end of the stream; what came before it is durable then.

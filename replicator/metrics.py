@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from replicator.remedy import Remedy
 from replicator.rows import Change
 
 TABLES_LABELLED_MAX = 64
 """So many tables have series of their own, those that change first; all others are `other`."""
+
 SYNC_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 
 
@@ -38,10 +40,29 @@ class Metrics:
                                   ["site", "table", "kind"], registry=self.registry)  # fmt: skip
         self._labelled: set[str] = set()
         self._standing: set[tuple[str, str]] = set()
+
+        self._ends = Counter("oscar_ha_replicator_streams_ended", "streams that ended, by what that calls for",
+                             ["site", "remedy"], registry=self.registry)  # fmt: skip
+        self._remedy = Gauge("oscar_ha_replicator_stream_remedy", "1 for what the pulling waits for, while it does",
+                             ["site", "remedy"], registry=self.registry)  # fmt: skip
+        self.waits_for(None)
+        self.certificate_expires = self._gauge(
+            "certificate_expires_timestamp_seconds", "when our TLS certificate ends, Unix time; 0 without TLS"
+        )
         self.sync_seconds: Histogram = Histogram(
             "oscar_ha_replicator_write_and_fdatasync_seconds", "time to make a batch durable",
             ["site"], registry=self.registry, buckets=SYNC_BUCKETS,
         ).labels(site)  # fmt: skip
+
+    def stream_ended(self, remedy: Remedy) -> None:
+        """Count the end of a stream, and say what is waited for."""
+        self._ends.labels(self._site, remedy.value).inc()
+        self.waits_for(remedy)
+
+    def waits_for(self, remedy: Remedy | None) -> None:
+        """Say what the pulling waits for; None while it streams."""
+        for one in Remedy:
+            self._remedy.labels(self._site, one.value).set(one is remedy)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -14,14 +14,15 @@ import tenacity
 
 from cluster import clock
 from cluster.clock import NANOS_PER_MS, Nanos
-from cluster.errors import Diverged, MalformedStream, OscarHaError, Refused, Unreachable
+from cluster.errors import Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Timing
 from replicator.archive import EpochArchive, EpochWriter
 from replicator.intake import Intake, Wake
 from replicator.metrics import Metrics
 from replicator.permission import Standing, may_acknowledge, why_not, why_not_named
-from replicator.receiving import Reply, SameServerId
+from replicator.receiving import Reply
+from replicator.remedy import Remedy, SameServerId, remedy_of
 from replicator.source import Opened, Target, Wanted, acknowledgement, opened
 
 RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 1.0
@@ -119,11 +120,14 @@ class Puller:
 
     def _seconds_to_wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        if self.why != str(error):
-            log.warning("pull.ended", epoch=self.one.epoch, error=str(error))
+        remedy = remedy_of(error) if error is not None else Remedy.TRANSIENT
+        why = str(error) if remedy is Remedy.TRANSIENT else f"{remedy}: {error}"
+        if self.why != why:
+            log.warning("pull.ended", epoch=self.one.epoch, error=str(error), remedy=remedy.value)
         self.diverged = error if isinstance(error, Diverged) else None
-        self._end_stream(str(error))
-        if isinstance(error, OscarHaError) and not error.retryable and not isinstance(error, MalformedStream):
+        self._metrics.stream_ended(remedy)
+        self._end_stream(why)
+        if remedy is not Remedy.TRANSIENT:
             return RETRY_SLOW_SECONDS
         return float(min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(state.attempt_number - 1, 10)))
 
@@ -143,6 +147,7 @@ class Puller:
             with opened(self.target, wanted, self._timing) as stream:
                 self.connected, self.semi_sync, self.server_version = True, semi_sync, stream.server_version
                 self.why, self.diverged = "streaming", None
+                self._metrics.waits_for(None)
                 self.acknowledged = resume.position if semi_sync else self.acknowledged
                 log.info("pull.connected", epoch=self.one.epoch, file=resume.file, offset=resume.offset,
                          semi_sync=semi_sync)  # fmt: skip

@@ -7,7 +7,7 @@ a format description without a position) steer the stream and are never archived
 from dataclasses import dataclass, field
 from struct import Struct
 
-from cluster.errors import Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
+from cluster.errors import Diverged, MalformedStream, OscarHaError
 from cluster.position import Position
 from replicator.events import (
     FIRST_OFFSET,
@@ -20,6 +20,7 @@ from replicator.events import (
     rotate_target,
 )
 from replicator.framing import EventHeader, checked_event
+from replicator.remedy import error_for
 
 PACKET_OK, PACKET_EOF, PACKET_ERROR = 0x00, 0xFE, 0xFF
 EOF_BYTES_MAX = 8
@@ -27,13 +28,6 @@ SEMI_SYNC_MARK = 0xEF
 INDEX_EVERY_BYTES = 256 * 1024
 U32_MASK = 0xFFFFFFFF
 _ERROR = Struct("<BH")
-ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698})
-SAME_SERVER_ID = 4052
-BINLOG_ERROR = 1236
-
-
-class SameServerId(Refused):
-    """Another replica connected with our server id, and the source ended our stream."""
 
 
 @dataclass(slots=True)
@@ -190,6 +184,8 @@ class StreamReader:
             self._offset = end
             return
         require_known(header)
+        if header.kind == Kind.FORMAT_DESCRIPTION:
+            require_crc32(event)
         chunk = self._chunk()
         boundary = self._tracker.follow(header, event)
         chunk.parts.append(event)
@@ -231,15 +227,3 @@ def error_of(packet: memoryview) -> OscarHaError:
     code = _ERROR.unpack_from(packet)[1]
     text = bytes(packet[_ERROR.size :]).decode(errors="replace")
     return error_for(code, text[6:] if text.startswith("#") else text)
-
-
-def error_for(code: int, text: str) -> OscarHaError:
-    """Return the error for a code of the database: who should do what."""
-    said = f"the source answers {code}: {text}"
-    if code in ACCESS_DENIED:
-        return Unauthorized(said, hint="mend accounts.replication_user and its password file, or the grant")
-    if code == SAME_SERVER_ID:
-        return SameServerId(said, hint="another replica uses our server_id: end one of the two")
-    if code == BINLOG_ERROR:
-        return Diverged(said, hint="what we ask for is not in its binlog; another replicator may have it")
-    return Unreachable(said)

@@ -1,100 +1,182 @@
 """The server replicas attach to: it speaks the primary's side of the protocol and streams the archive.
 
-Standbys start by GTID (`@slave_connect_state`), other replicators by epoch, file and offset (`@oscar_ha_epoch`). Only
-durable, whole groups are sent to a standby. Everything from a client is bounded, and has a deadline.
+Standbys start by GTID (`@slave_connect_state`), other replicators by epoch, file and offset (`@oscar_ha_epoch`), tools
+by file and offset alone. Only durable, whole groups are sent to a reader. Everything from a client is bounded, and has
+a deadline.
 """
 
 import asyncio
 import itertools
 import re
 import socket
+from collections.abc import Set
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import ClassVar
 
 import structlog
 
-from cluster import clock
+from cluster import clock, tls
 from cluster.clock import Nanos
-from cluster.errors import BadInput, MalformedStream, OscarHaError, Refused
+from cluster.errors import BadInput, OscarHaError, Refused
 from cluster.position import Position
-from replicator import lookup, wire
+from cluster.settings import Tls
+from replicator import admission, door, lookup, wire
+from replicator.admission import Guest, Limits
 from replicator.archive import Archive
+from replicator.door import COMMAND_BYTES_MAX, Account, Client
 from replicator.lookup import NotYet
 from replicator.metrics import Metrics
 from replicator.source import DUMP_NON_BLOCK
 from replicator.streaming import Ended, News, Stream
 
-COMMAND_BYTES_MAX = 64 * 1024
-CONNECTIONS_MAX = 64
-HANDSHAKE_DEADLINE_SECONDS = 5.0
-COMMAND_DEADLINE_SECONDS = 60.0
+BACKLOG = 128
+ACCEPT_AGAIN_SECONDS = 0.2
 AHEAD_HELD_MS = 1_500
 """So long such a replica is held in one connection: it takes silence for death after its slave_net_timeout."""
 AHEAD_WAIT_MS = 10_000
 """A replica that is ahead of the archive is not refused before this: its epoch may be on its way."""
 HEARTBEAT_SECONDS_MIN, HEARTBEAT_SECONDS_DEFAULT = 0.1, 1.0
-WRITE_BUFFER_BYTES = 1024 * 1024
-STALLED_READER_MS = 30_000
 NANOS_PER_SECOND = 1_000_000_000
 _GTID_POS = re.compile(r"select\s+binlog_gtid_pos\(\s*'([^']*)'\s*,\s*(\d+)\s*\)", re.IGNORECASE)
 _SELECT = re.compile(r"select\s+(@@?[\w.]+|unix_timestamp\(\))(\s+limit\s+1)?", re.IGNORECASE)
 _SHOW = re.compile(r"show\s+variables\s+like\s+'([\w%]+)'", re.IGNORECASE)
+NO_SERVER = 0
+"""The server id of tools that are no server; any number of them may read."""
 log = structlog.get_logger()
+
+
+class TooMany(Refused):
+    """No room for another reader: it may come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A stream that is open."""
+
+    server_id: int
+    task: asyncio.Task[None]
 
 
 class Server:
     """Listens, and keeps one session per connection."""
 
-    def __init__(self, archive: Archive, *, server_id: int, user: str, password: str, metrics: Metrics) -> None:
+    def __init__(
+        self, archive: Archive, *, server_id: int, account: Account, metrics: Metrics, files: Tls | None = None,
+        known: Set[int] = frozenset(), limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         self.archive, self.server_id, self.metrics = archive, server_id, metrics
-        self.user, self.password = user, password
+        self.known, self.limits = known, limits or Limits()
         self.news = News()
         self.ahead_since: dict[int, Nanos] = {}
         """Replicas that are ahead of the archive, by server id, and since when."""
-        self.streams: dict[int, asyncio.Task[None]] = {}
-        self._sessions: set[asyncio.Task[None]] = set()
+        self.streams: dict[int, Reading] = {}
+        """By the number of their connection."""
+        self._account, self._files = account, files
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._unproven: dict[int, Guest] = {}
+        self._asking: dict[int, Guest] = {}
         self._numbers = itertools.count(1)
-        self._server: asyncio.Server | None = None
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
 
     async def start(self, host: str, port: int) -> None:
-        """Listen. Raises BadInput when the port is in use."""
+        """Listen. Raises BadInput when the port is in use, or the TLS files are wrong."""
+        tls.require(self._files)
+        loop = asyncio.get_running_loop()
         try:
-            self._server = await asyncio.start_server(self._accept, host, port, limit=COMMAND_BYTES_MAX)
+            for family, kind, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                listener = socket.socket(family, kind)
+                self._listeners.append(listener)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setblocking(False)
+                listener.bind(address)
+                listener.listen(BACKLOG)
+                self._accepting.append(loop.create_task(self._accept(listener)))
         except OSError as error:
+            await self.stop()
             raise BadInput(f"replicator: {host}:{port} cannot be listened on: {error.strerror}",
                            hint="end what uses the port, or choose another in the settings") from error  # fmt: skip
 
     async def stop(self) -> None:
         """End every session."""
-        if self._server is not None:
-            self._server.close()
-        for task in tuple(self._sessions):
+        tasks = [*self._accepting, *self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._sessions, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "asyncio runs this as a task"
-        self._sessions.add(task)
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                bare, address = await loop.sock_accept(listener)
+            except OSError as error:  # no handle left: whoever waits is taken when there is one again
+                log.warning("serve.accept_failed", error=str(error))
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
+            number = next(self._numbers)
+            self._unproven[number] = Guest(str(address[0]), clock.now())
+            self._tasks[number] = loop.create_task(self._serve(bare, number))
+            await asyncio.sleep(0)  # it has begun, so it closes what it has when it is ended
+            self._make_room(self._unproven, self.limits.handshakes)
+
+    def _make_room(self, guests: dict[int, Guest], room: int) -> None:
+        leaving = admission.to_leave(guests, room)
+        if leaving is not None:
+            del guests[leaving]
+            self._tasks[leaving].cancel()
+
+    async def _serve(self, bare: socket.socket, number: int) -> None:
+        client: Client | None = None
         try:
-            raw = writer.get_extra_info("socket")
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_READER_MS)
-            writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-            session = Session(self, next(self._numbers), reader, writer)
-            if len(self._sessions) > CONNECTIONS_MAX:
-                await session.refuse(wire.ER_TOO_MANY, "too many connections")
-            else:
-                await session.run()
+            bare.setblocking(False)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self.limits.stalled_ms)
+            address = str(bare.getpeername()[0])
+            async with asyncio.timeout(self.limits.handshake_ms / 1000):
+                client = await door.let_in(bare, number, self._account, self._files)
+            self._unproven.pop(number, None)
+            if client is not None:
+                await Session(self, number, address, client).run()
+                client.writer.close()
         except (OSError, EOFError, TimeoutError):
             pass  # the other side went away, or said nothing for too long: it comes again when it wants
         except OscarHaError as error:
-            log.warning("serve.ended", error=str(error), peer=str(writer.get_extra_info("peername")))
+            log.warning("serve.ended", error=str(error), connection=number)
         except asyncio.CancelledError:
-            pass  # the server stops, or a newer stream of the same replica took over
+            pass  # the server stops, a newer stream of the same replica took over, or too many came
         finally:
-            self._sessions.discard(task)
-            writer.close()
+            for guests in (self._unproven, self._asking):
+                guests.pop(number, None)
+            del self._tasks[number]
+            if client is not None and not client.writer.is_closing():
+                client.writer.transport.abort()
+
+    def asks(self, number: int, address: str) -> None:
+        """Note that a client asks something; too many that only ask make room."""
+        self._asking[number] = Guest(address, clock.now())
+        self._make_room(self._asking, self.limits.asking)
+
+    def begin_stream(self, number: int, server_id: int) -> None:
+        """Note a new stream, which ends an older one of the same server. Raises Refused when there are too many."""
+        task = self._tasks[number]
+        reading = [one.server_id for one in self.streams.values()]
+        why = admission.no_stream_for(server_id, reading, self.known, self.limits)
+        if why is not None:
+            raise TooMany(why, hint="end a reader that is not needed")
+        for one in list(self.streams.values()):
+            if server_id != NO_SERVER and one.server_id == server_id:
+                one.task.cancel()
+        self._asking.pop(number, None)
+        self.streams[number] = Reading(server_id, task)
+        self.metrics.standbys.set(len(self.streams))
+
+    def end_stream(self, number: int) -> None:
+        """Note that a stream has ended."""
+        self.streams.pop(number, None)
+        self.metrics.standbys.set(len(self.streams))
 
 
 class Session:
@@ -110,60 +192,39 @@ class Session:
         "@@max_allowed_packet": "1073741824",
     }
 
-    def __init__(self, server: Server, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._server, self._number, self._reader, self._writer = server, number, reader, writer
+    def __init__(self, server: Server, number: int, address: str, client: Client) -> None:
+        self._server, self._number, self._address = server, number, address
+        self._reader, self._writer = client.reader, client.writer
         self._sequence = 0
         self._variables: dict[str, str] = {}
 
     async def run(self) -> None:
         """Serve the connection until it ends."""
-        async with asyncio.timeout(HANDSHAKE_DEADLINE_SECONDS):
-            welcome = await self._handshake()
-        while welcome:
-            async with asyncio.timeout(COMMAND_DEADLINE_SECONDS):
-                payload = await self._read()
-            match payload[0] if payload else wire.COM_QUIT:
-                case wire.COM_QUIT:
+        while True:
+            self._server.asks(self._number, self._address)
+            async with asyncio.timeout(self._server.limits.command_ms / 1000):
+                sequence, payload = await door.read_packet(self._reader, COMMAND_BYTES_MAX)
+                self._sequence = (sequence + 1) & 0xFF
+                if payload[:1] == bytes((wire.COM_BINLOG_DUMP,)):
+                    break
+                if not await self._command(payload):
                     return
-                case wire.COM_PING | wire.COM_INIT_DB | wire.COM_REGISTER_SLAVE:
-                    await self._send(wire.ok())
-                case wire.COM_QUERY:
-                    await self._query(payload[1:].decode(errors="replace").strip())
-                case wire.COM_BINLOG_DUMP:
-                    await self._dump(wire.dump_of(payload))
-                    return
-                case unknown:
-                    await self._send(wire.error(wire.ER_UNKNOWN_COMMAND, f"unknown command {unknown}"))
-
-    async def refuse(self, code: int, message: str) -> None:
-        """Say why and end."""
-        await self._send(wire.error(code, message))
+        await self._dump(wire.dump_of(payload))
 
     # -- below ------------------------------------------------------------------------------------------------------
 
-    async def _handshake(self) -> bool:
-        challenge = wire.salt()
-        await self._send(wire.greeting(challenge, self._number))
-        login = wire.login_of(await self._read())
-        proof = login.proof
-        if login.plugin != wire.NATIVE:
-            await self._send(wire.switch_to_native(challenge))
-            proof = await self._read()
-        server = self._server
-        if not wire.proves(login.user, proof, user=server.user, password=server.password, challenge=challenge):
-            log.warning("serve.denied", peer=str(self._writer.get_extra_info("peername")))
-            await self._send(wire.error(wire.ER_ACCESS_DENIED, "Access denied", state="28000"))
-            return False
-        await self._send(wire.ok())
+    async def _command(self, payload: bytes) -> bool:
+        """Answer one command; return whether another may come."""
+        match payload[0] if payload else wire.COM_QUIT:
+            case wire.COM_QUIT:
+                return False
+            case wire.COM_PING | wire.COM_INIT_DB | wire.COM_REGISTER_SLAVE:
+                await self._send(wire.ok())
+            case wire.COM_QUERY:
+                await self._query(payload[1:].decode(errors="replace").strip())
+            case unknown:
+                await self._send(wire.error(wire.ER_UNKNOWN_COMMAND, f"unknown command {unknown}"))
         return True
-
-    async def _read(self) -> bytes:
-        head = await self._reader.readexactly(4)
-        size = int.from_bytes(head[:3], "little")
-        if size > COMMAND_BYTES_MAX:
-            raise MalformedStream(f"a command of {size} bytes, at most {COMMAND_BYTES_MAX} are taken")
-        self._sequence = (head[3] + 1) & 0xFF
-        return await self._reader.readexactly(size)
 
     async def _send(self, *payloads: bytes) -> None:
         packets = wire.EventPackets(self._sequence)
@@ -213,26 +274,19 @@ class Session:
         return int(text) if text.isdecimal() and len(text) <= 10 else None
 
     async def _dump(self, dump: wire.Dump) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a session is a task"
-        streams, server = self._server.streams, self._server
-        if (older := streams.get(dump.server_id)) is not None:
-            older.cancel()
-        streams[dump.server_id] = task
-        server.metrics.standbys.set(len(streams))
         semi_sync = self._variables.get("rpl_semi_sync_slave", "0") != "0"
         packets = wire.EventPackets(self._sequence, semi_sync=semi_sync)
         try:
+            self._server.begin_stream(self._number, dump.server_id)
             await self._stream(dump, packets)
         except Ended:
             await self._last(packets.payload(wire.end()))
         except OscarHaError as error:
             log.warning("serve.refused", replica=dump.server_id, error=str(error))
-            await self._last(packets.payload(wire.error(wire.ER_BINLOG, str(error))))
+            code = wire.ER_TOO_MANY if isinstance(error, TooMany) else wire.ER_BINLOG
+            await self._last(packets.payload(wire.error(code, str(error))))
         finally:
-            if streams.get(dump.server_id) is task:
-                del streams[dump.server_id]
-            server.metrics.standbys.set(len(streams))
+            self._server.end_stream(self._number)
 
     async def _last(self, data: bytes) -> None:
         self._writer.write(data)

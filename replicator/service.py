@@ -26,7 +26,7 @@ from replicator.intake import fetch
 from replicator.metrics import Metrics
 from replicator.permission import Standing
 from replicator.pull import Puller
-from replicator.receiving import SameServerId
+from replicator.remedy import SameServerId
 from replicator.source import Target
 from replicator.streaming import News
 
@@ -293,7 +293,7 @@ class Service:
 
     def _peer(self, host: str, port: int) -> Target:
         return Target(host=host, port=port, user=self.settings.accounts.replication_user,
-                      password=self._secrets.replication, our_server_id=self.us.server_id)  # fmt: skip
+                      password=self._secrets.replication, our_server_id=self.us.server_id, tls=self.settings.tls)  # fmt: skip
 
     async def _fetch(self, one: EpochArchive, peer: Target, until: Position | None, deadline: Nanos) -> None:
         before = one.position

@@ -5,6 +5,7 @@ with what is archived here: `BINLOG_GTID_POS(file, offset)` must be the position
 """
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,24 +13,32 @@ from struct import Struct
 from typing import Any
 
 import pymysql
-from pymysql.connections import Connection
 
+from cluster import clock, tls
 from cluster.clock import NANOS_PER_MS
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unreachable
 from cluster.position import Position
-from cluster.settings import Timing
+from cluster.settings import Timing, Tls
 from replicator.archive import Resume
+from replicator.driver import SetupConnection, code_of
 from replicator.events import FIRST_OFFSET
-from replicator.receiving import U32_MASK, error_for
+from replicator.link import Link
+from replicator.receiving import U32_MASK
+from replicator.remedy import NotThere, error_for
 
 SLAVE_CAPABILITY_GTID = 4
 DUMP_NON_BLOCK = 0x01
 DUMP_ANNOTATE = 0x02
 COM_REGISTER_SLAVE, COM_BINLOG_DUMP = 0x15, 0x12
 EPOCH_VARIABLE = "@oscar_ha_epoch"
+ERROR_CHARACTERS_MAX = 300
 _DUMP = Struct("<BIHI")
 _REGISTER = Struct("<BI")
 _LENGTH = Struct("<I")
+
+
+class NotTrusted(Refused):
+    """The source's certificate is not of our authority, has expired, or names another host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,8 @@ class Target:
     user: str
     password: str = field(repr=False)
     our_server_id: int
+    tls: Tls | None = None
+    """Then nothing is sent, and nothing believed, without TLS and the certificate of `host`."""
     expected_server_id: int | None = None
     """The identity a primary must have; None for another replicator."""
 
@@ -68,7 +79,7 @@ class Wanted:
 class Opened:
     """A stream that was asked for."""
 
-    socket: socket.socket
+    socket: Link
     server_version: str
 
 
@@ -80,49 +91,57 @@ def opened(target: Target, wanted: Wanted, timing: Timing) -> Iterator[Opened]:
         with translated():
             version = _prepare(connection, target, wanted, timing)
             _ask(connection, target, wanted)
-        raw: socket.socket = connection._sock  # type: ignore[attr-defined]  # pymysql keeps its socket to itself
-        raw.setblocking(False)
-        yield Opened(raw, version)
+        yield Opened(Link(connection.wire), version)
     finally:
         with suppress(Exception):
-            connection._force_close()  # type: ignore[attr-defined]  # pymysql: closes without a farewell
+            connection.give_up()
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what the driver and the operating system raise into errors of ours."""
+    """Turn what the driver, TLS and the operating system raise into errors of ours."""
     try:
         yield
     except OscarHaError:
         raise
-    except pymysql.err.MySQLError as error:
-        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-        raise error_for(code, str(error.args[-1] if error.args else error)) from None
-    except (OSError, EOFError) as error:
-        raise Unreachable(f"the source: {error or type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001 - the driver meets bytes it did not expect, and no bug of ours is below
+        raise _ours(error) from None
 
 
-def _connect(target: Target, timing: Timing) -> "Connection[Any]":
-    deadline_seconds = timing.call_deadline_ms / 1000
+def _ours(error: Exception) -> OscarHaError:
+    # The driver hides what happened while it connected behind an error of its own.
+    match getattr(error, "original_exception", error):
+        case pymysql.err.MySQLError() as said:
+            return error_for(*code_of(said))
+        case ssl.SSLCertVerificationError() as refused:
+            return NotTrusted(f"the source's certificate is not believed: {refused.verify_message}",
+                              hint="is it the right host, with a certificate of the authority in tls.ca_file?")  # fmt: skip
+        case ssl.SSLError() as failed:
+            return Unreachable(f"no TLS with the source: {failed.reason or failed}")
+        case OSError() | EOFError() as lost:
+            return Unreachable(f"the source: {lost or type(lost).__name__}")
+        case strange:
+            return MalformedStream(f"the source answers what no database does: {strange!r}"[:ERROR_CHARACTERS_MAX])
+
+
+def _connect(target: Target, timing: Timing) -> SetupConnection:
+    deadline = clock.after(clock.now(), timing.call_deadline_ms)
+    context = None if target.tls is None else tls.client_context(target.tls)
     # Our own socket, because the driver leaves its socket open when the connection is refused.
     with translated():
-        raw = socket.create_connection((target.host, target.port), timeout=deadline_seconds)
+        raw = socket.create_connection((target.host, target.port), timeout=timing.call_deadline_ms / 1000)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         with translated():
-            connection: Connection[Any] = pymysql.connect(
-                host=target.host, user=target.user, password=target.password, defer_connect=True,
-                read_timeout=deadline_seconds, write_timeout=deadline_seconds, autocommit=None,
-            )  # fmt: skip
-            connection.connect(raw)
+            return SetupConnection(raw, deadline=deadline, host=target.host, user=target.user,
+                                   password=target.password, context=context)  # fmt: skip
     except OscarHaError:
         raw.close()
         raise
-    return connection
 
 
-def _prepare(connection: "Connection[Any]", target: Target, wanted: Wanted, timing: Timing) -> str:
+def _prepare(connection: SetupConnection, target: Target, wanted: Wanted, timing: Timing) -> str:
     with connection.cursor() as cursor:
         if wanted.epoch is None:
             require_fit(_variables(cursor), target)
@@ -174,7 +193,7 @@ def _require_same_history(cursor: Any, resume: Resume) -> None:
     cursor.execute("SELECT BINLOG_GTID_POS(%s, %s)", (resume.file, resume.offset))
     (stated,) = cursor.fetchone()
     if stated is None:
-        raise Diverged(f"the source has no {resume.file}:{resume.offset}",
+        raise NotThere(f"the source has no {resume.file}:{resume.offset}",
                        hint="its binlog was cut, purged or reset; another replicator may have the rest")  # fmt: skip
     if Position.parse(str(stated)) != resume.position:
         raise Diverged(f"at {resume.file}:{resume.offset} the source is at {stated or 'nothing'},"
@@ -182,17 +201,14 @@ def _require_same_history(cursor: Any, resume: Resume) -> None:
                        hint="the two histories are not one; nothing is rewound by itself")  # fmt: skip
 
 
-def _ask(connection: "Connection[Any]", target: Target, wanted: Wanted) -> None:
-    raw: socket.socket = connection._sock  # type: ignore[attr-defined]  # pymysql keeps its socket to itself
+def _ask(connection: SetupConnection, target: Target, wanted: Wanted) -> None:
     # Server id, then empty host, user, password; port, rank and master id are zero.
-    raw.sendall(_command(_REGISTER.pack(COM_REGISTER_SLAVE, target.our_server_id) + bytes(3 + 2 + 4 + 4)))
-    connection._next_seq_id = 1  # type: ignore[attr-defined]  # pymysql: the command was sent by us
-    connection._read_packet()  # type: ignore[no-untyped-call]  # pymysql is not fully typed
+    connection.command(_command(_REGISTER.pack(COM_REGISTER_SLAVE, target.our_server_id) + bytes(3 + 2 + 4 + 4)))
     if not wanted.permitted():
         raise Unreachable("what we may do changed while we connected")
     flags = DUMP_ANNOTATE | (DUMP_NON_BLOCK if wanted.until_end else 0)
     dump = _DUMP.pack(COM_BINLOG_DUMP, wanted.asked_offset, flags, target.our_server_id)
-    raw.sendall(_command(dump + wanted.resume.file.encode()))
+    connection.send(_command(dump + wanted.resume.file.encode()))
 
 
 def _command(payload: bytes) -> bytes:

@@ -22,7 +22,7 @@ NATIVE = b"mysql_native_password"
 SERVER_VERSION = b"5.5.5-10.11.0-MariaDB-oscar-ha"
 """Replicas take the major version of their source from this text; `5.5.5-` is how MariaDB says it is none of MySQL's."""
 SALT_BYTES = 20
-CLIENT_CONNECT_WITH_DB, CLIENT_PLUGIN_AUTH, CLIENT_LENENC_AUTH = 0x8, 0x80000, 0x200000
+CLIENT_CONNECT_WITH_DB, CLIENT_SSL, CLIENT_PLUGIN_AUTH, CLIENT_LENENC_AUTH = 0x8, 0x800, 0x80000, 0x200000
 CAPABILITIES = (
     0x1 | 0x2 | 0x4 | CLIENT_CONNECT_WITH_DB | 0x200 | 0x2000 | 0x8000 | CLIENT_PLUGIN_AUTH | 0x10000 | 0x20000
 )
@@ -30,6 +30,8 @@ STATUS_AUTOCOMMIT = 2
 UTF8_GENERAL = 33
 COM_QUIT, COM_INIT_DB, COM_QUERY, COM_PING, COM_BINLOG_DUMP, COM_REGISTER_SLAVE = 0x01, 0x02, 0x03, 0x0E, 0x12, 0x15
 ER_ACCESS_DENIED, ER_TOO_MANY, ER_PARSE, ER_UNKNOWN_COMMAND, ER_BINLOG = 1045, 1040, 1064, 1047, 1236
+ER_NO_TLS = 3159
+"""What a database answers where TLS is required."""
 LEAD, LEAD_SEMI_SYNC = b"\0", b"\0\xef\0"
 """What stands before each event: OK; with semi-synchronous replication the mark, and that no reply is asked for."""
 _GREETING = Struct("<H")
@@ -63,13 +65,19 @@ def salt() -> bytes:
     return bytes(secrets.choice(range(0x30, 0x7B)) for _ in range(SALT_BYTES))
 
 
-def greeting(challenge: bytes, connection_id: int) -> bytes:
+def greeting(challenge: bytes, connection_id: int, *, tls: bool = False) -> bytes:
     """Return the payload of the first packet."""
+    capabilities = CAPABILITIES | (CLIENT_SSL if tls else 0)
     return (
         b"\x0a" + SERVER_VERSION + b"\0" + connection_id.to_bytes(4, "little") + challenge[:8] + b"\0"
-        + _GREETING.pack(CAPABILITIES & 0xFFFF) + bytes((UTF8_GENERAL,)) + _GREETING.pack(STATUS_AUTOCOMMIT)
-        + _GREETING.pack(CAPABILITIES >> 16) + bytes((SALT_BYTES + 1,)) + bytes(10) + challenge[8:] + b"\0" + NATIVE + b"\0"
+        + _GREETING.pack(capabilities & 0xFFFF) + bytes((UTF8_GENERAL,)) + _GREETING.pack(STATUS_AUTOCOMMIT)
+        + _GREETING.pack(capabilities >> 16) + bytes((SALT_BYTES + 1,)) + bytes(10) + challenge[8:] + b"\0" + NATIVE + b"\0"
     )  # fmt: skip
+
+
+def asks_for_tls(payload: bytes) -> bool:
+    """Return whether a client's first packet is only its wish to go on in TLS."""
+    return len(payload) == _RESPONSE.size and bool(_RESPONSE.unpack(payload)[0] & CLIENT_SSL)
 
 
 def login_of(payload: bytes) -> Login:

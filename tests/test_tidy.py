@@ -37,12 +37,14 @@ PURE = {
     "healthcheck/judge.py",
     "healthcheck/roles.py",
     "replicator/changes.py",
+    "replicator/admission.py",
     "replicator/events.py",
     "replicator/follow.py",
     "replicator/framing.py",
     "replicator/receiving.py",
     "replicator/rows.py",
     "replicator/statements.py",
+    "replicator/remedy.py",
 }
 """Decisions and framing: values in, values out."""
 PURE_MAY_IMPORT = {

@@ -20,10 +20,11 @@ from typing import Any
 from chaos.lab import database, health, identity, ledger, load, preflight, process, remove, render, seed
 from chaos.lab.health import Reporter
 from chaos.lab.identity import Identity
-from chaos.lab.layout import DATABASE, FOLDERS, OSCAR_USER, Layout, Request, check, kinds, settings_of
+from chaos.lab.layout import DATABASE, FOLDERS, HOST, OSCAR_USER, Layout, Request, check, kinds, settings_of
 from chaos.lab.ledger import STARTING, UP, Ledger
 from chaos.lab.names import Kind, Part
 from chaos.lab.render import Programs
+from cluster import certificates
 from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
 from cluster.errors import BadInput
@@ -131,6 +132,8 @@ class _Builder:
             (self._layout.data(part.name) / "myid").write_text(f"{part.number}\n", encoding="utf-8")
         for name in SECRETS:
             write_private(self._layout.secret(name), secrets.token_urlsafe(SECRET_BYTES) + "\n")
+        if self._request.tls:
+            self._write_certificates()
         raw = settings_of(self._request, self._lab.ports)
         self._layout.settings.write_text(render.toml(raw), encoding="utf-8")
         settings = cluster_settings.load(self._layout.settings)
@@ -142,6 +145,13 @@ class _Builder:
         self._check_haproxy()
         self._save(replace(self._lab, public=_public(self._layout, settings, self._lab, self._secret)))
         return settings
+
+    def _write_certificates(self) -> None:
+        """All parts of a lab are one host: they share one certificate. The authority's key is not kept."""
+        authority = certificates.make_authority("lab")
+        self._layout.certificate("authority").write_bytes(authority.certificate_pem)
+        issued = certificates.issue(authority, (HOST, "localhost"))
+        issued.write(self._layout.certificate("server"), self._layout.certificate("server-key"))
 
     def _configurations(self, settings: Settings) -> Iterator[tuple[str, str]]:
         init_file = self._layout.config("born-fenced.sql")

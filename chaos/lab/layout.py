@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 DATABASE = "oscar"
 OSCAR_USER = "oscar"
 LEDGER = "lab.json"
-FOLDERS = ("config", "data", "log", "run", "secrets")
+FOLDERS = ("config", "data", "log", "run", "secrets", "tls")
 ENTRIES = (*FOLDERS, "cluster.toml", LEDGER, f"{LEDGER}.new")
 """Everything that a lab puts into its folder. Nothing else is ever removed."""
 SOCKET_PATH_BYTES_MAX = 107
@@ -55,6 +55,8 @@ class Request:
     load: tuple[Path, ...] = ()
     options: tuple[Option, ...] = ()
     base_port: int | None = None
+    tls: bool = True
+    """Whether the replication links use it."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -89,6 +91,9 @@ class Layout:
 
     def secret(self, name: str) -> Path:
         return self.directory / "secrets" / name
+
+    def certificate(self, name: str) -> Path:
+        return self.directory / "tls" / f"{name}.pem"
 
     def socket(self, node: str) -> Path:
         return self.directory / "run" / f"{node}.sock"
@@ -177,6 +182,7 @@ def port_names(request: Request) -> tuple[str, ...]:
 def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
     """Return the cluster's settings as they are written to TOML."""
     layout = Layout(request.directory)
+    files = {"ca_file": "authority", "certificate_file": "server", "private_key_file": "server-key"}
     return {
         "name": "lab",
         "zookeeper": [f"{HOST}:{ports[f'zookeeper-{number}']}" for number in range(1, request.zookeepers + 1)],
@@ -188,6 +194,7 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
             "replication_password_file": str(layout.secret("replication")),
             "verify_password_file": str(layout.secret("verify")),
         },
+        **({"tls": {key: str(layout.certificate(name)) for key, name in files.items()}} if request.tls else {}),
         "nodes": [_node(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
         "replicators": [_replicator(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
         "controllers": [

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from cluster import clock, records
+from cluster.certificates import Issued, issue, make_authority
 from cluster.position import Position
 from cluster.records import Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
+from cluster.settings import Tls
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer
 from tests.servers.process import ServerProcess, free_port
 
@@ -61,6 +64,8 @@ class House:
         self.lineage: list[LineageEntry] = []
         self.client = KazooClient(hosts=zookeeper)
         self.client.start()
+        self.tls: Tls | None = None
+        self.authority = make_authority("test")
         self.settings = directory / "cluster.toml"
         self._write_settings()
 
@@ -72,10 +77,30 @@ class House:
         self.client.stop()
         self.client.close()
 
+    def use_tls(self) -> None:
+        """From now on every replication link is TLS, with certificates of `authority`."""
+        ca_file = self.directory / "authority.pem"
+        ca_file.write_bytes(self.authority.certificate_pem)
+        self.tls = replace(self.issue("server"), ca_file=ca_file)
+        self.settings.write_text(
+            self.settings.read_text() + "[tls]\n"
+            + "".join(f'{name} = "{path}"\n' for name, path in asdict(self.tls).items())
+        )  # fmt: skip
+
+    def issue(self, name: str, *, authority: Issued | None = None, host: str = "127.0.0.1", days: float = 30.0) -> Tls:
+        """Write a certificate and its key; return their paths."""
+        files = Tls(ca_file=self.directory / "authority.pem", certificate_file=self.directory / f"{name}.pem",
+                    private_key_file=self.directory / f"{name}-key.pem")  # fmt: skip
+        issue(authority or self.authority, (host,), days=days).write(files.certificate_file, files.private_key_file)
+        return files
+
     # -- databases --------------------------------------------------------------------------------------------------
 
     def database(self, site: str, **options: object) -> MariaDBServer:
         """Start the database of a site."""
+        if self.tls is not None:
+            options = {"ssl-ca": self.tls.ca_file, "ssl-cert": self.tls.certificate_file,
+                       "ssl-key": self.tls.private_key_file} | options  # fmt: skip
         server = MariaDBServer(self.directory / f"db-{site}", SITES.index(site) + 1, template=self.template, **options)
         server.port = self.node_ports[site]
         self.servers[site] = server
@@ -90,7 +115,12 @@ class House:
         statements += [
             f"CHANGE MASTER TO master_host='127.0.0.1', master_port={self.ports[source or site][0]},"
             f" master_user='{REPLICATION_USER}', master_password='{REPLICATION_PASSWORD}',"
-            " master_use_gtid=slave_pos, master_connect_retry=1, master_heartbeat_period=1",
+            " master_use_gtid=slave_pos, master_connect_retry=1, master_heartbeat_period=1"
+            + (
+                ""
+                if self.tls is None
+                else f", master_ssl=1, master_ssl_ca='{self.tls.ca_file}', master_ssl_verify_server_cert=1"
+            ),
             "START SLAVE",
         ]
         self.servers[site].run(*statements)

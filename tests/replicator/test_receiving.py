@@ -9,7 +9,8 @@ from cluster.position import Position
 from replicator import events
 from replicator.events import Kind
 from replicator.framing import MAGIC, an_event
-from replicator.receiving import Chunk, SameServerId, StreamReader, error_for
+from replicator.receiving import Chunk, StreamReader
+from replicator.remedy import NotThere, SameServerId, error_for
 from tests.replicator.binlog import Binlog
 
 FILE = "binlog.000003"
@@ -158,7 +159,7 @@ def test_a_name_that_is_no_binlog_file_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(1045, Unauthorized), (1236, Diverged), (4052, SameServerId), (2013, Unreachable), (1040, Unreachable)],
+    [(1045, Unauthorized), (1236, NotThere), (4052, SameServerId), (2013, Unreachable), (1040, Unreachable)],
 )
 def test_what_the_source_says_tells_who_must_act(code: int, kind: type[Exception]) -> None:
     assert type(error_for(code, "text")) is kind
