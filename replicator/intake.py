@@ -11,13 +11,15 @@ from cluster.errors import DeadlinePassed, Unreachable
 from cluster.position import Position
 from cluster.settings import Timing
 from replicator.archive import EpochArchive, EpochWriter
-from replicator.framing import MIB, NEED_DATA, PacketFramer
+from replicator.framing import KIB, MIB, NEED_DATA, PacketFramer
 from replicator.link import Link
 from replicator.metrics import Metrics
 from replicator.receiving import Reply, StreamReader
 from replicator.source import Target, Wanted, opened
 
 BATCH_BYTES_MAX = 4 * MIB
+PROGRESS_BYTES_MIN = 16 * KIB
+"""Of a packet that is not whole yet: so much of it is a sign of life. Heartbeats are less within a stream's deadline."""
 STOP_LOOK_MS = 250
 """So often a fetch looks whether it should stop."""
 
@@ -68,13 +70,17 @@ class Intake:
         self.reader = StreamReader(
             resume.file, wanted.asked_offset, resume.position, semi_sync=wanted.semi_sync, dropped_until=again
         )
+        self.heard = clock.now()
+        """When the source last brought something whole. A length damaged on the way promises what never comes, and
+        heartbeats would trickle into it for ever."""
+        self._unfinished_bytes = 0
 
     def receive(self, raw: Link) -> Reply | None:
         """Read what has come, make it durable, and return the acknowledgement that is asked for.
 
         Raises Unreachable at the end of the stream; what came before it is durable then.
         """
-        reader, framer = self.reader, self._framer
+        reader, framer, progress = self.reader, self._framer, False
         try:
             while True:
                 try:
@@ -85,8 +91,11 @@ class Intake:
                     raise Unreachable("the source closed the stream")
                 framer.filled(count)
                 self._metrics.received_bytes.inc(count)
+                self._unfinished_bytes += count
                 while (packet := framer.next_packet()) is not NEED_DATA:
                     reader.accept(packet)
+                    self._unfinished_bytes, progress = 0, True
+                progress = progress or self._unfinished_bytes >= PROGRESS_BYTES_MIN
                 if reader.reply_wanted or reader.ended or reader.batch_bytes >= BATCH_BYTES_MAX:
                     break
                 reader.keep()
@@ -94,6 +103,8 @@ class Intake:
             raise Unreachable(f"the source: {error}") from None
         finally:
             reply = self._store()
+        if progress:
+            self._unfinished_bytes, self.heard = 0, clock.now()
         return reply
 
     def _store(self) -> Reply | None:
@@ -123,19 +134,17 @@ def fetch(
     writer = EpochWriter(one)
     try:
         wanted = Wanted(resume=writer.open(), epoch=one.epoch, until_end=True)
-        intake = Intake(writer, wanted, metrics)
         with opened(target, wanted, timing) as stream:
+            intake = Intake(writer, wanted, metrics)
             poller = select.poll()
             poller.register(stream.socket, select.POLLIN)
-            heard = clock.now()
             while not intake.reader.ended and not (until is not None and one.position.covers(until)):
                 left = clock.seconds_left(deadline)
                 if left == 0.0 or stop.is_set():
                     raise DeadlinePassed(f"epoch {one.epoch} is here up to {one.position or 'nothing'} only")
                 if poller.poll(min(left * 1000, STOP_LOOK_MS)):
                     intake.receive(stream.socket)
-                    heard = clock.now()
-                elif clock.ms_between(heard, clock.now()) >= timing.stream_deadline_ms:
+                if clock.ms_between(intake.heard, clock.now()) >= timing.stream_deadline_ms:
                     raise Unreachable(f"{target.host}:{target.port} is silent")
     finally:
         writer.close()

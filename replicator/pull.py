@@ -172,9 +172,8 @@ class Puller:
         poller = select.poll()
         poller.register(stream.socket, select.POLLIN)
         poller.register(self._wake.handle, select.POLLIN)
-        heard = clock.now()
         while True:
-            silent_ms = (clock.now() - heard) // NANOS_PER_MS
+            silent_ms = (clock.now() - intake.heard) // NANOS_PER_MS
             ready = poller.poll(max(0, self._timing.stream_deadline_ms - silent_ms))
             if not ready:
                 raise Unreachable(f"the primary is silent for {self._timing.stream_deadline_ms} ms")
@@ -188,7 +187,8 @@ class Puller:
                 self._acknowledge(stream)
             if any(handle != self._wake.handle for handle, _ in ready):
                 self._receive(stream, intake)
-                heard = clock.now()
+                if clock.ms_between(intake.heard, clock.now()) >= self._timing.stream_deadline_ms:
+                    raise Unreachable("the primary sends nothing whole")
 
     def _receive(self, stream: Opened, intake: Intake) -> None:
         reply = intake.receive(stream.socket)

@@ -61,6 +61,8 @@ class House:
         self.ports = {site: (next(free), next(free)) for site in SITES}
         self.node_ports = {site: next(free) for site in SITES}
         self.other_ports = list(free)
+        self.hidden_ports: dict[str, int] = {}
+        """Where a database really listens when a test has put something between it and the rest."""
         self.lineage: list[LineageEntry] = []
         self.client = KazooClient(hosts=zookeeper)
         self.client.start()
@@ -97,23 +99,25 @@ class House:
     # -- databases --------------------------------------------------------------------------------------------------
 
     def database(self, site: str, **options: object) -> MariaDBServer:
-        """Start the database of a site."""
+        """Start the database of a site; one in `hidden_ports` listens there, and not where the settings say."""
         if self.tls is not None:
             options = {"ssl-ca": self.tls.ca_file, "ssl-cert": self.tls.certificate_file,
                        "ssl-key": self.tls.private_key_file} | options  # fmt: skip
         server = MariaDBServer(self.directory / f"db-{site}", SITES.index(site) + 1, template=self.template, **options)
-        server.port = self.node_ports[site]
+        server.port = self.hidden_ports.get(site, self.node_ports[site])
         self.servers[site] = server
         server.start()
         return server
 
-    def follow(self, site: str, *, position: str | None = None, source: str | None = None) -> None:
-        """Make a standby replicate from the replicator of its site, or of another."""
+    def follow(
+        self, site: str, *, position: str | None = None, source: str | None = None, port: int | None = None
+    ) -> None:
+        """Make a standby replicate from the replicator of its site, or of another; with `port` through that one."""
         statements = ["STOP SLAVE"]
         if position is not None:
             statements.append(f"SET GLOBAL gtid_slave_pos='{position}'")
         statements += [
-            f"CHANGE MASTER TO master_host='127.0.0.1', master_port={self.ports[source or site][0]},"
+            f"CHANGE MASTER TO master_host='127.0.0.1', master_port={port or self.ports[source or site][0]},"
             f" master_user='{REPLICATION_USER}', master_password='{REPLICATION_PASSWORD}',"
             " master_use_gtid=slave_pos, master_connect_retry=1, master_heartbeat_period=1"
             + (
@@ -154,12 +158,13 @@ class House:
 
     # -- replicators ------------------------------------------------------------------------------------------------
 
-    def replicator(self, site: str) -> ServerProcess:
-        """Start the replicator of a site and wait until it answers."""
+    def replicator(self, site: str, *, wait: bool = True) -> ServerProcess:
+        """Start the replicator of a site and wait until it answers, unless told not to."""
         process = self.replicators.setdefault(site, ServerProcess(f"replicator {site}", self.directory / f"{site}.log"))
         process.launch([str(Path(sys.executable).parent / "oscar-ha"), "replicator", "run",
                         "--settings", str(self.settings), "--site", site])  # fmt: skip
-        process.wait_until(lambda: self.health(site) is not None, deadline_ms=DEADLINE_MS, what="answering")
+        if wait:
+            process.wait_until(lambda: self.health(site) is not None, deadline_ms=DEADLINE_MS, what="answering")
         return process
 
     def archive(self, site: str) -> Path:

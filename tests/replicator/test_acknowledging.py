@@ -47,8 +47,8 @@ class Writer(threading.Thread):
             connection.close()
 
 
-def primary_of(house: House, *ackers: str) -> MariaDBServer:
-    primary = house.database("clinic", **SEMI_SYNC)
+def primary_of(house: House, *ackers: str, **options: object) -> MariaDBServer:
+    primary = house.database("clinic", **SEMI_SYNC, **options)
     primary.run("SET GLOBAL rpl_semi_sync_master_enabled=OFF", "CREATE DATABASE d",
                 "CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)", "SET GLOBAL rpl_semi_sync_master_enabled=ON")  # fmt: skip
     house.begin_epoch("clinic", ackers=ackers)
