@@ -45,11 +45,12 @@ DEFAULTS: dict[str, object] = {
 }
 
 
-def make_template(directory: Path) -> Path:
+def make_template(directory: Path, **options: object) -> Path:
     """Make a data directory with an administrator `root` without password and a replication account."""
+    more = _arguments({name.replace("_", "-"): value for name, value in options.items()})
     subprocess.run(
         ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}", "--skip-test-db",
-         "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M", "--aria-log-file-size=8M"],
+         "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M", "--aria-log-file-size=8M", *more],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     accounts = directory.parent / f"{directory.name}.accounts.sql"
@@ -61,7 +62,7 @@ def make_template(directory: Path) -> Path:
     with accounts.open() as statements:
         subprocess.run(
             ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", f"--user={getpass.getuser()}",
-             "--innodb-log-file-size=16M", "--aria-log-file-size=8M"],
+             "--innodb-log-file-size=16M", "--aria-log-file-size=8M", *more],
             check=True, capture_output=True, stdin=statements, timeout=60,
         )  # fmt: skip
     return directory
