@@ -136,7 +136,7 @@ def one_writer_per_epoch(history: Sequence[Write]) -> Finding:
     unplaced = sum(1 for write in history if write.acknowledged and (write.epoch is None or write.server_id is None))
     if unplaced or not writers:
         return Finding(verdict=Verdict.PROVED_NOTHING, why=f"{unplaced} acknowledged writes name no epoch or no server")
-    told = ", ".join(f"epoch {epoch}: server {_listed(ids)}" for epoch, ids in writers.items())
+    told = named([f"epoch {epoch}: server {_listed(ids)}" for epoch, ids in writers.items()])
     return Finding(verdict=Verdict.KEPT, why=told)
 
 

@@ -50,8 +50,8 @@ def thaw(directory: Path, what: str) -> list[Done]:
     return _signal(directory, what, signal.SIGCONT, Life.RUNNING, "thawed")
 
 
-def start(directory: Path, what: str) -> list[Done]:
-    """Start what has ended, with the very same command line, and wait until it serves."""
+def start(directory: Path, what: str, *, wait: bool = True) -> list[Done]:
+    """Start what has ended, with the very same command line, and wait until it serves unless told not to."""
     layout = Layout(directory)
     with ledger.locked(directory):
         lab, parts = _find(directory, what)
@@ -63,8 +63,9 @@ def start(directory: Path, what: str) -> list[Done]:
         for part in ended:
             lab = lab.with_started(process.spawn(part.name, before.started[part.name].command, layout, lab.lab_id))
             ledger.write(layout, lab)
-        ours = lab.only(part.name for part in ended)
-        health.await_parts(ended, settings.load(layout.settings), ours, layout, _Silent())
+        if wait:
+            ours = lab.only(part.name for part in ended)
+            health.await_parts(ended, settings.load(layout.settings), ours, layout, _Silent())
         names = {part.name for part in ended}
         return [_done(lab, part, "started" if part.name in names else "ran already") for part in parts]
 
