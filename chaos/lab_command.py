@@ -42,6 +42,12 @@ WHAT_HELP = (
 app = typer.Typer(name="lab", help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 DirectoryOption = typer.Option(DEFAULT_DIRECTORY, "--dir", help="The lab's folder.", envvar="OSCAR_HA_LAB_DIR")
 JsonOption = typer.Option(False, "--json", help="Print JSON.")
+EncryptOption = typer.Option(
+    False, "--encrypt-archive", help="Encrypt the archives; `oscar-ha archive` finds the key by --settings and --site."
+)
+OptionOption = typer.Option(
+    [], "--mysqld-option", metavar="K=V", help="Option of all three databases, e.g. innodb_page_size=32K; repeatable."
+)
 WhatArgument = typer.Argument(help=WHAT_HELP, metavar="WHAT")
 
 
@@ -76,21 +82,17 @@ def up(
     load: list[Path] = typer.Option(
         [], "--load", metavar="FILE.sql", help="SQL to load through the first clinic; may be repeated, kept in order."
     ),
-    mysqld_option: list[str] = typer.Option(
-        [],
-        "--mysqld-option",
-        metavar="K=V",
-        help="Option of all three databases, e.g. innodb_page_size=32K; repeatable.",
-    ),
+    mysqld_option: list[str] = OptionOption,
     base_port: int | None = typer.Option(None, "--base-port", help="Number the ports from here instead of free ones."),
     no_tls: bool = typer.Option(False, "--no-tls", help="Replicate in plain text, without certificates."),
+    encrypt_archive: bool = EncryptOption,
     keep: bool = typer.Option(False, "--keep", help="When it fails keep the files, to look into D/log."),
     as_json: bool = JsonOption,
 ) -> None:
     """Start a lab and wait until it is healthy. Whatever fails, nothing is left behind."""
     options = tuple(parse_option(text) for text in mysqld_option)
     request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=zookeepers, load=tuple(load),
-                      options=options, base_port=base_port, tls=not no_tls)  # fmt: skip
+                      options=options, base_port=base_port, tls=not no_tls, encrypt_archive=encrypt_archive)  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     console = Console(stderr=True, highlight=False)

@@ -114,6 +114,16 @@ class Replicator:
 
 
 @checked(config=_STRICT, kw_only=True)
+class ArchiveRules:
+    """How every replicator keeps its archive."""
+
+    key_file: Path | None = None
+    """Keys for AES-256-GCM, made by `oscar-ha archive new-key`. Without it the archive lies in clear."""
+    reserve_bytes: Annotated[int, Field(ge=2**20, le=2**50)] = 64 * 2**20
+    """Below this much free space nothing is received or acknowledged any more."""
+
+
+@checked(config=_STRICT, kw_only=True)
 class Controller:
     """One controller; the cluster needs two or more."""
 
@@ -180,9 +190,9 @@ class Settings:
     accounts: Accounts
     timing: Timing = Field(default_factory=Timing)
     alarm: Alarm = Field(default_factory=Alarm)
-
     tls: Tls | None = None
     """Without it the replication links carry plain text."""
+    archive: ArchiveRules = Field(default_factory=ArchiveRules)
     nodes: tuple[Node, ...] = Field(min_length=2)
     replicators: tuple[Replicator, ...] = Field(min_length=2)
     controllers: tuple[Controller, ...] = Field(min_length=1)
@@ -299,6 +309,14 @@ def read_secrets(settings: Settings) -> Secrets:
 
 def read_secret(path: Path, setting: str) -> str:
     """Return the first line of a secret file that nobody else can read. Raises BadInput."""
+    lines = read_secret_lines(path, setting)
+    if not lines or not lines[0].strip():
+        raise BadInput(f"{setting}: {path} is empty", hint="write the secret on its first line")
+    return lines[0].strip()
+
+
+def read_secret_lines(path: Path, setting: str) -> list[str]:
+    """Return the lines of a secret file that nobody else can read. Raises BadInput."""
     try:
         mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -306,9 +324,7 @@ def read_secret(path: Path, setting: str) -> str:
         raise BadInput(f"{setting}: {path} cannot be read: {error}", hint="create it, mode 0600") from error
     if mode & 0o077:
         raise BadInput(f"{setting}: others can read {path} (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")
-    if not lines or not lines[0].strip():
-        raise BadInput(f"{setting}: {path} is empty", hint="write the secret on its first line")
-    return lines[0].strip()
+    return lines
 
 
 def _by(what: str, name: str, things: dict[str, Thing]) -> Thing:

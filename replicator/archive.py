@@ -4,15 +4,17 @@
     seal.json                    nothing of this epoch or older is ever acknowledged again
     epochs/0000000001-1/         one folder for an epoch and the server that was its primary
         epoch.json               where the epoch begins, and where it ended once that is known
-        binlog.000001            the primary's bytes
+        binlog.000001            the primary's bytes, as they are, encrypted, or compressed (replicator/stored.py)
+        binlog.000001.index      what a closed file holds
     orphans/                     tails that no later primary had; never served
+    damaged/                     files that were not what had been written, as they were found; never served
 
 File names restart on every server: the key is epoch, server and file together (TRAPS.md 17).
 """
 
+import errno
 import fcntl
 import json
-import os
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,14 +24,18 @@ from cluster import records
 from cluster.errors import BadInput, Bug, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
-from replicator import durable, segments
+from replicator import durable, segments, stored
 from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
 from replicator.framing import MAGIC, MIB
+from replicator.keys import NO_KEYS, Keys
 from replicator.receiving import Batch, Chunk
 from replicator.segments import Segment
+from replicator.stored import Appender, StoredFile, Survey
 
 DISK_RESERVE_BYTES = 64 * MIB
 """Below this much free space nothing is received any more: say so before the disk is full (TRAPS.md 18)."""
+RESERVE_MARGIN_BYTES = 8 * MIB
+"""So much more must be free before receiving goes on: a batch fits, and a disk at the brink does not flutter."""
 EPOCH_FILE, SEAL_FILE, LOCK_FILE = "epoch.json", "seal.json", "lock"
 
 
@@ -54,17 +60,30 @@ class Resume:
     position: Position
 
 
+class DiskFull(Refused):
+    """There is no room: nothing is received or acknowledged until there is. It is looked for again all the time."""
+
+
 class EpochArchive:
     """The files of one epoch, oldest first."""
 
-    def __init__(self, directory: Path, start: EpochStart) -> None:
+    def __init__(
+        self, directory: Path, start: EpochStart, keys: Keys = NO_KEYS, reserve_bytes: int = DISK_RESERVE_BYTES
+    ) -> None:
         self.directory = directory
         self.start = start
+        self.keys = keys
+        self.reserve_bytes = reserve_bytes
         self.segments: list[Segment] = []
 
     @property
     def epoch(self) -> int:
         return self.start.epoch
+
+    @property
+    def damaged(self) -> Path:
+        """Return the folder for files that are not what was written, as they were found."""
+        return self.directory.parent.parent / "damaged"
 
     @property
     def begin(self) -> Position:
@@ -107,27 +126,38 @@ class EpochArchive:
                 return next(later, None)
         return None
 
-    def load(self) -> None:
-        """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15)."""
+    def files(self) -> list[StoredFile]:
+        """Return the files on disk in order, whether they are loaded or not."""
         found = [path for path in self.directory.iterdir() if FILE_NAME.fullmatch(path.name) and path.is_file()]
-        paths = sorted(found, key=lambda path: file_number(path.name))
-        position = self.begin
-        for path in paths[:-1]:
-            segment = segments.glance(path, position)
-            self.segments.append(segment)
-        for before, after in zip(self.segments, paths[1:], strict=False):
-            before.position = segments.head_of(after, until=after.stat().st_size)[1] or before.position
-        if paths:
-            position = self.segments[-1].position if self.segments else position
-            self._load_last(paths[-1], position)
+        return [StoredFile(path, self.keys) for path in sorted(found, key=lambda path: file_number(path.name))]
 
-    def _load_last(self, path: Path, position: Position) -> None:
-        last = segments.scan(path, position)
+    def load(self) -> None:
+        """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15). Raises BadInput for a wrong key."""
+        durable.remove_drafts(self.directory)
+        files = self.files()
+        position = self.begin
+        for file in files[:-1]:
+            segment = segments.glance(file, position)
+            self.segments.append(segment)
+        for before, after in zip(self.segments, files[1:], strict=False):
+            if not before.indexed:
+                before.position = segments.head_of(after, until=segments.HEAD_BYTES_MAX)[1] or before.position
+        if files:
+            position = self.segments[-1].position if self.segments else position
+            self._load_last(files[-1], position)
+
+    def _load_last(self, file: StoredFile, position: Position) -> None:
+        known = None if self.end is None else segments.indexed(file)
+        last = known or segments.scan(file, position)
+        if last.damage is not None:
+            # Nothing is thrown away: what is cut now may be all that is left of it somewhere.
+            durable.copy(file.path, self.damaged / f"{self.directory.name}.{file.name}.{last.boundary}")
+            last.damage = None
         if last.boundary == FIRST_OFFSET:
-            durable.remove(path)
+            durable.remove(file.path)
             return
-        if path.stat().st_size > last.boundary:
-            durable.truncate(path, last.boundary)
+        if known is None:
+            last.known = cut_behind(last)
         last.closed = self.end is not None
         self.segments.append(last)
 
@@ -139,20 +169,23 @@ class EpochArchive:
 class Archive:
     """All epochs of one directory."""
 
-    def __init__(self, directory: Path, lock: IO[bytes] | None) -> None:
+    def __init__(
+        self, directory: Path, lock: IO[bytes] | None, keys: Keys = NO_KEYS, reserve_bytes: int = DISK_RESERVE_BYTES
+    ) -> None:
         self.directory = directory
+        self.keys, self.reserve_bytes = keys, reserve_bytes
         self._lock = lock
         self.sealed_epoch = 0
         self._sealing = threading.Lock()
         self.epochs: dict[int, EpochArchive] = {}
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, keys: Keys = NO_KEYS, reserve_bytes: int = DISK_RESERVE_BYTES) -> Self:
         """Lock and load the archive; make it when there is none. Raises BadInput."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (directory / LOCK_FILE).open("ab")
-            for name in ("epochs", "orphans"):
+            for name in ("epochs", "orphans", "damaged"):
                 durable.make_directory(directory / name)
         except OSError as error:
             raise BadInput(f"archive {directory}: {error.strerror}", hint="give a folder we may write to") from error
@@ -162,16 +195,20 @@ class Archive:
             lock.close()
             raise BadInput(f"archive {directory} is in use by another replicator",
                            hint="end that one, or give each its own folder") from None  # fmt: skip
-        archive = cls(directory, lock)
-        archive.load()
+        archive = cls(directory, lock, keys, reserve_bytes)
+        try:
+            archive.load()
+        except BaseException:
+            archive.close()
+            raise
         return archive
 
     @classmethod
-    def look(cls, directory: Path) -> Self:
+    def look(cls, directory: Path, keys: Keys = NO_KEYS) -> Self:
         """Return the archive for reading only, whoever owns it; no segment is read. Raises BadInput."""
         if not (directory / "epochs").is_dir():
             raise BadInput(f"{directory} is not an archive", hint="give the 'archive' folder of a replicator")
-        archive = cls(directory, None)
+        archive = cls(directory, None, keys)
         archive.sealed_epoch = _read_seal(directory)
         archive.epochs = {one.epoch: one for one in archive.find()}
         return archive
@@ -191,13 +228,16 @@ class Archive:
     def find(self) -> list[EpochArchive]:
         """Return the epochs on disk in order, without their segments. Raises BadInput for two of one number."""
         found = [
-            EpochArchive(path.parent, records.decode(EpochStart, path.read_bytes(), where=str(path)))
+            self._epoch(path.parent, records.decode(EpochStart, path.read_bytes(), where=str(path)))
             for path in sorted((self.directory / "epochs").glob(f"*/{EPOCH_FILE}"))
         ]
         if len({one.epoch for one in found}) != len(found):
             raise BadInput(f"archive {self.directory} holds an epoch twice, of two servers",
                            hint="move the folder of the wrong one away")  # fmt: skip
         return sorted(found, key=lambda one: one.epoch)
+
+    def _epoch(self, directory: Path, start: EpochStart) -> EpochArchive:
+        return EpochArchive(directory, start, self.keys, self.reserve_bytes)
 
     @property
     def position(self) -> Position | None:
@@ -229,7 +269,7 @@ class Archive:
         durable.make_directory(directory)
         start = EpochStart(epoch=entry.epoch, server_id=entry.server_id, file=checked_file(entry.file),
                            position=str(Position.parse(entry.position)))  # fmt: skip
-        made = EpochArchive(directory, start)
+        made = self._epoch(directory, start)
         made.save()
         self.epochs = dict(sorted({**self.epochs, entry.epoch: made}.items()))
         return made
@@ -242,8 +282,8 @@ class Archive:
         if one.segments:
             last = one.segments[-1]
             # Of a group that is not whole here: whoever has it whole gives it again.
-            durable.truncate(last.path, last.boundary)
-            last.size, last.closed = last.boundary, True
+            last.known = cut_behind(last)
+            last.closed = True
         if one.start.end != str(position):
             one.start = EpochStart(**{**asdict(one.start), "end": str(position)})
             one.save()
@@ -255,7 +295,7 @@ class Archive:
                 return
             tracker, offset, reached = GroupTracker(segment.start), FIRST_OFFSET, segment.start
             if position.covers(segment.start):
-                for event in segments.walk(segment.path, tracker, until=segment.boundary):
+                for event in segments.walk(segment, tracker, until=segment.boundary):
                     if not event.boundary:
                         continue
                     if not position.covers(tracker.position):
@@ -266,18 +306,40 @@ class Archive:
     def _set_aside(self, one: EpochArchive, segment: Segment, offset: int, position: Position) -> None:
         head = MAGIC
         if offset > FIRST_OFFSET:
-            head += bytes(segments.head_of(segment.path, until=segment.size)[0])
+            head += bytes(segments.head_of(segment, until=segment.size)[0])
         name = f"{one.directory.name}.{segment.file}.{offset}"
-        durable.copy_tail(segment.path, offset, self.directory / "orphans" / name, head)
+        stored.copy_tail(segment, offset, segment.size, StoredFile(self.directory / "orphans" / name, self.keys), head)
         if offset > FIRST_OFFSET:
-            segment.boundary = segment.size = offset
+            segment.boundary = offset
             segment.position, segment.next_file = position, None
-            segment.index = [mark for mark in segment.index or () if mark[0] <= offset]
-            durable.truncate(segment.path, offset)
+            segment.index = None if segment.index is None else [mark for mark in segment.index if mark.offset <= offset]
+            segment.known = cut_behind(segment)
         else:
             segment.boundary = segment.size = FIRST_OFFSET
+            segment.forget()
             one.segments.remove(segment)
             durable.remove(segment.path)
+
+
+def cut_behind(segment: Segment) -> Survey | None:
+    """Cut what stands behind a segment's boundary, durably. Return where everything is on disk then, as far as known."""
+    file = segment.stored
+    if segment.size == segment.boundary and not _longer(segment):
+        return segment.known
+    with segment.lock:
+        segment.forget()
+        known = stored.cut(file, segment.boundary)
+        segment.size = segment.boundary
+        segment.sums = stored.sums_until(file, segment.sums, segment.boundary)
+        segment.frames = known.map
+    return known
+
+
+def _longer(segment: Segment) -> bool:
+    """Return whether the file on disk may hold more than is known of it."""
+    known = segment.known
+    size = segment.path.stat().st_size
+    return size != segment.boundary if not segment.stored.framed else known is None or known.end != size
 
 
 class EpochWriter:
@@ -285,14 +347,15 @@ class EpochWriter:
 
     def __init__(self, one: EpochArchive) -> None:
         self._epoch = one
-        self._handle: int | None = None
+        self._appender: Appender | None = None
         self._segment: Segment | None = None
         self._size = 0
         """The size of the file; the bytes behind the segment's boundary are of a group that is not whole."""
 
     def open(self) -> Resume:
-        """Cut what is not whole, and return where to go on."""
+        """Cut what is not whole, and return where to go on. Raises DiskFull."""
         self.close()
+        self._require_room(RESERVE_MARGIN_BYTES)
         last = self._epoch.segments[-1] if self._epoch.segments else None
         if last is not None and last.boundary == FIRST_OFFSET:
             self._epoch.segments.pop()
@@ -302,75 +365,92 @@ class EpochWriter:
             last.closed = False
         resume = self._epoch.resume()
         if last is not None:
-            durable.truncate(last.path, last.boundary)
-            last.size = last.boundary
-            self._attach(last, os.open(last.path, os.O_WRONLY | os.O_APPEND), last.boundary)
+            with segments.replacing(last):
+                appender = stored.grow(last.stored, last.boundary, last.sums, last.known)
+                last.size = last.boundary
+                self._attach(last, appender, last.boundary)
         return resume
 
     def close(self) -> None:
         """Let the file go; everything written is durable already."""
-        if self._handle is not None:
-            os.close(self._handle)
-        self._handle = self._segment = None
+        if self._appender is not None and self._segment is not None:
+            self._segment.known = self._appender.until(self._segment.boundary)
+            self._appender.close()
+        self._appender = self._segment = None
 
     def write(self, batch: Batch) -> None:
-        """Append and sync. Raises Refused when the disk is about to be full, OSError when a write fails."""
+        """Append and sync. Raises DiskFull when the disk is or is about to be full, Refused when a write fails."""
         if not batch.chunks:
             return
-        status = os.statvfs(self._epoch.directory)
-        if status.f_bavail * status.f_frsize < DISK_RESERVE_BYTES:
-            raise Refused(f"less than {DISK_RESERVE_BYTES // MIB} MiB free in {self._epoch.directory}",
-                          hint="make room: nothing is received or acknowledged until then")  # fmt: skip
-        for chunk in batch.chunks:
-            if self._segment is None or chunk.file != self._segment.file:
-                self._begin_file(chunk)
-            self._append(chunk)
-            self._sync(chunk)
+        self._require_room()
+        try:
+            for chunk in batch.chunks:
+                if self._segment is None or chunk.file != self._segment.file:
+                    self._begin_file(chunk)
+                self._append(chunk)
+                self._sync(chunk)
+        except OSError as error:
+            raise _cannot_write(error, self._epoch.directory) from error
+
+    def _require_room(self, margin: int = 0) -> None:
+        free, reserve = durable.free_bytes(self._epoch.directory), self._epoch.reserve_bytes
+        if free < reserve + margin:
+            raise DiskFull(f"only {free // MIB} MiB are free in {self._epoch.directory}, the reserve is {reserve // MIB} MiB",
+                           hint="make room: nothing is received or acknowledged until then")  # fmt: skip
 
     def _begin_file(self, chunk: Chunk) -> None:
         if chunk.offset != FIRST_OFFSET:
             raise Bug(f"{chunk.file} would begin at {chunk.offset}")
-        path = self._epoch.directory / chunk.file
+        file = StoredFile(self._epoch.directory / chunk.file, self._epoch.keys)
         before = self._segment
         if before is not None and file_number(chunk.file) <= file_number(before.file):
             raise Refused(f"the source goes back from {before.file} to {chunk.file}",
                           hint="was RESET MASTER run on the primary?")  # fmt: skip
         self.close()
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        os.write(handle, MAGIC)
-        durable.sync_directory(self._epoch.directory)
+        appender = stored.begin(file)
         if before is not None:
             before.closed = True
-        segment = Segment(path, chunk.start, position=chunk.start)
-        self._attach(segment, handle, FIRST_OFFSET)
+            if before.sums is not None:
+                before.sums.end()
+        segment = Segment(file.path, chunk.start, position=chunk.start, keys=file.keys)
+        self._attach(segment, appender, FIRST_OFFSET)
         self._epoch.segments.append(segment)
 
-    def _attach(self, segment: Segment, handle: int, size: int) -> None:
-        self._segment, self._handle, self._size = segment, handle, size
+    def _attach(self, segment: Segment, appender: Appender, size: int) -> None:
+        self._segment, self._appender, self._size = segment, appender, size
+        segment.sums, segment.frames = appender.sums, appender.map
 
     def _append(self, chunk: Chunk) -> None:
-        segment, handle = self._segment, self._handle
-        if segment is None or handle is None or chunk.offset != self._size:
+        appender = self._appender
+        if appender is None or chunk.offset != self._size:
             raise Bug(f"{chunk.file}: {chunk.size} bytes for {chunk.offset} come at {self._size}")
         data = b"".join(chunk.parts)
-        if os.write(handle, data) != len(data):
-            raise Refused(f"{segment.path} could not be written in full", hint="is the disk full?")
+        appender.append(data, (*(mark.offset for mark in chunk.marks), chunk.boundary))
         self._size += len(data)
 
     def _sync(self, chunk: Chunk) -> None:
         """Only now do readers see it."""
-        segment, handle = self._segment, self._handle
+        segment, appender = self._segment, self._appender
         assert segment is not None, "write() attached it"
-        assert handle is not None, "write() attached it"
-        os.fdatasync(handle)
+        assert appender is not None, "write() attached it"
+        appender.sync()
         if segment.boundary <= FIRST_OFFSET:
             segment.start = chunk.start  # of the file; a chunk that goes on after a resume begins further on
         segment.position = chunk.position
         if segment.index is not None:
             segment.index.extend(chunk.marks)
+        segment.first_time, segment.time = segment.first_time or chunk.first_time, max(segment.time, chunk.time)
         segment.next_file = chunk.next_file
         segment.boundary = max(chunk.boundary, FIRST_OFFSET)
         segment.size = self._size
+
+
+def _cannot_write(error: OSError, directory: Path) -> Refused:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"the disk of {directory} is full", hint="make room: nothing is acknowledged until then")
+    return Refused(
+        f"{directory} cannot be written: {error.strerror}", hint="look at the disk and its cables, and at dmesg"
+    )
 
 
 def _read_seal(directory: Path) -> int:

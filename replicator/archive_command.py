@@ -1,80 +1,140 @@
-"""`oscar-ha archive`: look into an archive. Reads only; the replicator may be running."""
+"""`oscar-ha archive`: look into an archive, and keep its keys. The replicator may be running."""
 
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from cluster import settings
 from cluster.errors import BadInput
-from replicator.archive import Archive, EpochArchive
-from replicator.events import FILE_NAME, file_number
-from replicator.framing import MIB
-from replicator.segments import head_of
+from replicator import listing, stored
+from replicator.archive import Archive
+from replicator.keys import NO_KEYS, Keys, add_key, keys_of, read_keys
+from replicator.listing import AsideFacts, FileFacts
+from replicator.stored import StoredFile
 
-app = typer.Typer(help="Look into an archive.", no_args_is_help=True)
-ARCHIVE = typer.Option(..., "--archive", help="The archive's folder, as in the settings.")
+HELP = """Look into an archive: the binlog of every primary there was, to the last acknowledged transaction.
+
+Say which archive: [bold]--archive DIR[/], and [bold]--key-file FILE[/] when it is encrypted; or [bold]--settings FILE --site SITE[/], which
+finds both. Everything but [bold]hold[/], [bold]release[/] and [bold]new-key[/] only reads, also while the replicator runs.
+
+[bold]archive ls[/]                              epochs and files
+[bold]archive cat FILE | mariadb-binlog -[/]     what stands in one of them
+"""
+PIPE_COLUMNS = 200
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
+ARCHIVE = typer.Option(None, "--archive", help="The archive's folder.")
+SETTINGS = typer.Option(None, "--settings", help="The cluster's TOML file.", envvar="OSCAR_HA_SETTINGS")
+SITE = typer.Option("", "--site", help="With --settings: the site whose replicator keeps the archive.")
+KEY_FILE = typer.Option(None, "--key-file", help="The keys of an encrypted archive.")
+JSON = typer.Option(False, "--json", help="Machine-readable.")
+
+
+def place(archive: Path | None, settings_file: Path | None, site: str, key_file: Path | None) -> tuple[Path, Keys]:
+    """Return the folder and the keys that the options name. Raises BadInput."""
+    given = NO_KEYS if key_file is None else read_keys(key_file, "--key-file")
+    if archive is not None:
+        return archive, given
+    if settings_file is None or not site:
+        raise BadInput("which archive?", hint="give --archive DIR, or --settings FILE and --site SITE")
+    cluster = settings.load(settings_file)
+    return cluster.replicator(site).archive, given if key_file is not None else keys_of(cluster)
 
 
 @app.command("ls")
 def list_files(
-    archive: Path = ARCHIVE, as_json: bool = typer.Option(False, "--json", help="Machine-readable.")
-) -> None:
-    """List the epochs and files, and what was set aside."""
-    found = Archive.look(archive)
-    listed = [_described(one, path) for one in found.epochs.values() for path in _files(one)]
-    orphans = sorted(path for path in (archive / "orphans").glob("[!.]*"))
+    archive: Path | None = ARCHIVE, settings_file: Path | None = SETTINGS, site: str = SITE,
+    key_file: Path | None = KEY_FILE, as_json: bool = JSON,
+) -> None:  # fmt: skip
+    """List the epochs and files, and what was set aside.
+
+    `bytes` are the primary's, `on disk` is what they take here. A file without times grows, or has no index yet.
+    """
+    directory, keys = place(archive, settings_file, site, key_file)
+    found = Archive.look(directory, keys)
+    files, orphans, damaged = (
+        listing.files_of(found),
+        *(listing.aside(directory, one) for one in ("orphans", "damaged")),
+    )
     if as_json:
-        typer.echo(json.dumps({"sealed_epoch": found.sealed_epoch, "files": listed,
-                               "orphans": [{"file": path.name, "bytes": path.stat().st_size} for path in orphans]},
-                              indent=1))  # fmt: skip
+        whole = {"sealed_epoch": found.sealed_epoch, "files": [asdict(one) for one in files],
+                 "orphans": [asdict(one) for one in orphans], "damaged": [asdict(one) for one in damaged]}  # fmt: skip
+        typer.echo(json.dumps(whole, indent=1))
         return
-    table = Table(title=f"{archive}, sealed up to epoch {found.sealed_epoch}")
-    for column in ("epoch", "server", "file", "bytes", "begins after"):
-        table.add_column(column, justify="right" if column in ("epoch", "server", "bytes") else "left")
-    for row in listed:
-        table.add_row(
-            str(row["epoch"]), str(row["server_id"]), row["file"], f"{row['bytes']:,}", row["position"] or "-"
-        )
-    for path in orphans:
-        table.add_row("orphan", "", path.name, f"{path.stat().st_size:,}", "")
-    Console().print(table)
+    console = output()
+    console.print(_table(f"{directory}, sealed up to epoch {found.sealed_epoch}", files, orphans, damaged))
+    for why in sorted({one.why for one in files if one.why is not None}):
+        console.print(f"[yellow]not all is known:[/] {escape(why)}", soft_wrap=True)
+
+
+def _table(
+    title: str, files: Sequence[FileFacts], orphans: Sequence[AsideFacts], damaged: Sequence[AsideFacts]
+) -> Table:
+    table = Table(title=escape(title))
+    for column in ("epoch", "server", "file", "bytes", "on disk", "form", "begins after", "from", "to"):
+        right = column in ("epoch", "server", "bytes", "on disk")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "file")
+    for one in files:
+        table.add_row(str(one.epoch), str(one.server_id), one.file, _number(one.bytes), _number(one.stored_bytes),
+                      one.form, one.position or "-", moment(one.first_time), moment(one.last_time))  # fmt: skip
+    for what, found in (("orphan", orphans), ("damaged", damaged)):
+        for aside in found:
+            table.add_row(what, "", aside.file, "", _number(aside.bytes), "", "", "", "")
+    return table
+
+
+def output() -> Console:
+    """Return where tables go; into a pipe they are as wide as they need."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+
+
+def _number(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def moment(seconds: int | None) -> str:
+    """Return a time of the primary's clock for people."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 @app.command("cat")
 def write_file(
     file: str = typer.Argument(help="A file, as `ls` names it."),
-    archive: Path = ARCHIVE,
+    archive: Path | None = ARCHIVE, settings_file: Path | None = SETTINGS, site: str = SITE,
+    key_file: Path | None = KEY_FILE,
     epoch: int = typer.Option(0, "--epoch", help="Its epoch; needed when two have a file of that name."),
-) -> None:
-    """Write a file's bytes to standard output, for `mariadb-binlog -`."""
-    places = [path for one in Archive.look(archive).epochs.values() for path in _files(one)
-              if path.name == file and epoch in (0, one.epoch)]  # fmt: skip
-    places += [path for path in (archive / "orphans").glob("[!.]*") if path.name == file]
+) -> None:  # fmt: skip
+    """Write a file's bytes to standard output, in clear, for `mariadb-binlog -`."""
+    directory, keys = place(archive, settings_file, site, key_file)
+    found = Archive.look(directory, keys)
+    places = [
+        one for own in found.epochs.values() for one in own.files() if one.name == file and epoch in (0, own.epoch)
+    ]
+    places += [StoredFile(path, keys) for path in (directory / "orphans").glob("[!.]*") if path.name == file]
     if len(places) != 1:
-        raise BadInput(f"{len(places)} files of {archive} are called {file!r}",
+        raise BadInput(f"{len(places)} files of {directory} are called {file!r}",
                        hint="see `oscar-ha archive ls`, and give --epoch")  # fmt: skip
-    with places[0].open("rb") as source:
-        while data := source.read(MIB):
+    with closing(places[0].open()) as reader:
+        offset = 0
+        while data := reader.read(offset, stored.COPY_BYTES):
             sys.stdout.buffer.write(data)
+            offset += len(data)
 
 
-def _files(one: EpochArchive) -> list[Path]:
-    found = (path for path in one.directory.iterdir() if FILE_NAME.fullmatch(path.name))
-    return sorted(found, key=lambda path: file_number(path.name))
+@app.command("new-key")
+def make_key(file: Path = typer.Argument(help="The key file: made, mode 0600, or given a new first key.")) -> None:
+    """Make a key file, or rotate: a new key for everything written from now on; the older ones still read.
 
-
-def _described(one: EpochArchive, path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    position = head_of(path, until=size)[1]
-    return {
-        "epoch": one.epoch,
-        "server_id": one.start.server_id,
-        "file": path.name,
-        "bytes": size,
-        "position": None if position is None else str(position),
-        "ended": one.start.end,
-    }
+    Name the file as `key_file` in the settings' [archive] section, copy it to every site, and restart the replicators
+    one after the other. Keep a copy away from these machines: without its key an archive is nothing.
+    """
+    key, count = add_key(file)
+    typer.echo(f"{file}: key {key.name} is for new files, {count} in all")

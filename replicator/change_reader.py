@@ -98,7 +98,7 @@ class ChangeReader:
         while not self._stop.is_set() and (place := self._next()) is not None:
             self._place = place
             until = place.segment.boundary
-            for header, offset, event in events_of(place.segment.path, begin=place.offset, until=until):
+            for header, offset, event in events_of(place.segment, begin=place.offset, until=until):
                 now = clock.now()
                 self._changes.follow(header, event, now=now, wall_seconds=self._wall_seconds, exact=self._exact)
                 place.offset = offset + header.size
@@ -147,7 +147,7 @@ class ChangeReader:
             return None
         segment = found[-1].segments[-1]
         marks = [mark for mark in segment.index or () if mark[0] <= segment.boundary - LOOK_BACK_BYTES]
-        offset, position = marks[-1] if marks else (FIRST_OFFSET, segment.start)
+        offset, position = marks[-1][:2] if marks else (FIRST_OFFSET, segment.start)
         self._changes.restart(position)
         return _Place(found[-1], segment, offset) if segment.boundary > offset else None
 

@@ -16,6 +16,7 @@ from cluster.settings import Secrets, Settings
 from replicator import api
 from replicator.archive import Archive
 from replicator.door import Account
+from replicator.keys import keys_of
 from replicator.metrics import Metrics
 from replicator.serve import Server
 from replicator.service import Service
@@ -44,7 +45,7 @@ def run(
     secrets = settings.read_secrets(cluster)
     log.set_up(f"replicator-{site}")
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    archive = Archive.open(cluster.replicator(site).archive)
+    archive = Archive.open(cluster.replicator(site).archive, keys_of(cluster), cluster.archive.reserve_bytes)
     try:
         asyncio.run(_main(cluster, site, secrets, archive))
     except BaseExceptionGroup as group:
@@ -69,7 +70,14 @@ async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive
     try:
         await server.start(us.host, us.port)
         await coordination.start(deadline_ms=START_DEADLINE_MS)
-        events.info("started", site=site, archive=str(us.archive), sealed_epoch=archive.sealed_epoch, pid=os.getpid())
+        events.info(
+            "started",
+            site=site,
+            archive=str(us.archive),
+            sealed_epoch=archive.sealed_epoch,
+            encrypted=archive.keys.newest is not None,
+            pid=os.getpid(),
+        )
         await _until_stopped(service)
     finally:
         await server.stop()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from enum import IntEnum
 from struct import Struct
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cluster.errors import Diverged, MalformedStream
 from cluster.position import Gtid, Position
@@ -76,6 +76,16 @@ OUTSIDE_GROUPS = frozenset({Kind.FORMAT_DESCRIPTION, Kind.GTID_LIST, Kind.BINLOG
 HELPERS = frozenset(
     {Kind.INTVAR, Kind.RAND, Kind.USER_VAR, Kind.ANNOTATE_ROWS, Kind.BEGIN_LOAD_QUERY, Kind.APPEND_BLOCK}
 )
+
+
+class Mark(NamedTuple):
+    """A group boundary of a file, for the sparse index."""
+
+    offset: int
+    position: Position
+    """The position there."""
+    time: int
+    """The latest commit time of what is before it in the file: seconds since 1970, on the primary's clock."""
 
 
 class GroupTracker:

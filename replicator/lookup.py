@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cluster.errors import Diverged, Refused
 from cluster.position import Gtid, Position
-from replicator import segments
+from replicator import indexes, segments
 from replicator.archive import Archive, EpochArchive
-from replicator.events import FIRST_OFFSET, GroupTracker, Kind, gtid_of
-from replicator.receiving import INDEX_EVERY_BYTES
+from replicator.events import FIRST_OFFSET, GroupTracker, Kind, Mark, gtid_of
+from replicator.frames import Damaged
 from replicator.segments import Segment
 
 
@@ -61,10 +61,10 @@ def _within(segment: Segment, wanted: Position) -> tuple[int, Position]:
     limit = segment.boundary
     index = index_of(segment)
     marks = [mark for mark in index if mark[0] <= limit and wanted.covers(mark[1])]
-    offset, position = marks[-1] if marks else (FIRST_OFFSET, segment.start)
+    offset, position = marks[-1][:2] if marks else (FIRST_OFFSET, segment.start)
     tracker = GroupTracker(position)
     _require_same(position, wanted)
-    for header, at, event in segments.events_of(segment.path, begin=offset, until=limit):
+    for header, at, event in segments.events_of(segment, begin=offset, until=limit):
         if header.kind == Kind.GTID:
             sequence, domain, _ = gtid_of(event)
             gtid = Gtid(domain, header.server_id, sequence)
@@ -74,19 +74,16 @@ def _within(segment: Segment, wanted: Position) -> tuple[int, Position]:
         if tracker.follow(header, event):
             offset = at + header.size
     if tracker.in_group:
-        raise Refused(f"{segment.file} is damaged", hint="fetch it again from another replicator")
+        raise Damaged(segment.identity, offset, "a transaction has no end")
     return offset, tracker.position
 
 
-def index_of(segment: Segment) -> list[tuple[int, Position]]:
-    """Return a segment's index; one that was not read since the start is read now, without checksums."""
+def index_of(segment: Segment) -> list[Mark]:
+    """Return a segment's marks: from memory, from its index on disk, or by reading the file, without checksums."""
+    if segment.index is None and segment.indexed:
+        segment.index = indexes.marks(segment.stored)
     if segment.index is None:
-        tracker, marked, index = GroupTracker(segment.start), FIRST_OFFSET, list[tuple[int, Position]]()
-        for event in segments.walk(segment.path, tracker, until=segment.boundary):
-            if event.boundary and event.end - marked >= INDEX_EVERY_BYTES:
-                marked = event.end
-                index.append((event.end, tracker.position))
-        segment.index = index
+        segment.index = segments.marks_of(segment)
     return segment.index
 
 
@@ -98,11 +95,11 @@ def position_at(one: EpochArchive, file: str, offset: int) -> Position | None:
     if offset == segment.boundary and not segment.closed:
         return segment.position
     marks = [mark for mark in index_of(segment) if mark[0] <= offset]
-    begin, position = marks[-1] if marks else (FIRST_OFFSET, segment.start)
+    begin, position = marks[-1][:2] if marks else (FIRST_OFFSET, segment.start)
     tracker = GroupTracker(position)
     if begin == offset:
         return position
-    for event in segments.walk(segment.path, tracker, begin=begin, until=segment.boundary):
+    for event in segments.walk(segment, tracker, begin=begin, until=segment.boundary):
         if event.end == offset:
             return tracker.position if event.boundary else None
     return None

@@ -17,7 +17,7 @@ from cluster.clock import NANOS_PER_MS, Nanos
 from cluster.errors import Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Timing
-from replicator.archive import EpochArchive, EpochWriter
+from replicator.archive import DiskFull, EpochArchive, EpochWriter
 from replicator.intake import Intake, Wake
 from replicator.metrics import Metrics
 from replicator.permission import Standing, may_acknowledge, why_not, why_not_named
@@ -28,6 +28,8 @@ from replicator.source import Opened, Target, Wanted, acknowledgement, opened
 RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 1.0
 RETRY_SLOW_SECONDS = 5.0
 """Between attempts when a person must mend something first."""
+ROOM_LOOK_SECONDS = 0.25
+"""So often a full disk is looked at: commits wait for it."""
 LIVELY_AFTER_MS = 1_000
 DRAIN_DEADLINE_MS = 50
 JOIN_DEADLINE_SECONDS = 10.0
@@ -127,6 +129,8 @@ class Puller:
         self.diverged = error if isinstance(error, Diverged) else None
         self._metrics.stream_ended(remedy)
         self._end_stream(why)
+        if isinstance(error, DiskFull):
+            return ROOM_LOOK_SECONDS
         if remedy is not Remedy.TRANSIENT:
             return RETRY_SLOW_SECONDS
         return float(min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(state.attempt_number - 1, 10)))

@@ -12,8 +12,10 @@ from cluster.position import Position
 from replicator.events import (
     FIRST_OFFSET,
     FLAG_ARTIFICIAL,
+    OUTSIDE_GROUPS,
     GroupTracker,
     Kind,
+    Mark,
     position_of_list,
     require_crc32,
     require_known,
@@ -44,8 +46,12 @@ class Chunk:
     """The last group boundary in the file; 0 while it has none, so that it is begun again."""
     position: Position = field(default_factory=Position)
     """The position at the boundary."""
-    marks: list[tuple[int, Position]] = field(default_factory=list)
-    """New entries of the sparse index: a boundary and the position there."""
+    marks: list[Mark] = field(default_factory=list)
+    """New entries of the sparse index."""
+    first_time: int = 0
+    """When the file's first group was committed, 0 while that is not known."""
+    time: int = 0
+    """When the latest group of the file was committed, as far as this stream has seen it."""
     next_file: str | None = None
     events: int = 0
 
@@ -87,6 +93,7 @@ class StreamReader:
         """The file's Gtid_list was seen."""
         self._boundary = offset if self._listed else 0
         self._marked = offset
+        self._first_time = self._time = 0
         self._chunks: list[Chunk] = []
         self._reply: Reply | None = None
         self.ended = False
@@ -167,6 +174,7 @@ class StreamReader:
         self._tracker.begin_file()
         self._file, self._offset, self._boundary = file, FIRST_OFFSET, 0
         self._start, self._listed, self._marked = self._tracker.position, False, FIRST_OFFSET
+        self._first_time = self._time = 0
 
     def _finish_chunk(self) -> None:
         if self._chunks:
@@ -200,11 +208,15 @@ class StreamReader:
 
     def _at_boundary(self, header: EventHeader, event: memoryview, chunk: Chunk) -> None:
         self._boundary = chunk.boundary = self._offset
+        if header.kind not in OUTSIDE_GROUPS:
+            self._first_time = self._first_time or header.timestamp
+            self._time = max(self._time, header.timestamp)
+        chunk.first_time, chunk.time = self._first_time, self._time
         if header.kind == Kind.ROTATE:
             chunk.next_file = rotate_target(event)[0]
         if self._offset - self._marked >= INDEX_EVERY_BYTES:
             self._marked = self._offset
-            chunk.marks.append((self._offset, self._tracker.position))
+            chunk.marks.append(Mark(self._offset, self._tracker.position, self._time))
 
     def _chunk(self) -> Chunk:
         if not self._chunks or self._chunks[-1].file != self._file:

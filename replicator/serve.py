@@ -25,6 +25,7 @@ from replicator import admission, door, lookup, wire
 from replicator.admission import Guest, Limits
 from replicator.archive import Archive
 from replicator.door import COMMAND_BYTES_MAX, Account, Client
+from replicator.frames import Damaged
 from replicator.lookup import NotYet
 from replicator.metrics import Metrics
 from replicator.source import DUMP_NON_BLOCK
@@ -283,7 +284,9 @@ class Session:
             await self._last(packets.payload(wire.end()))
         except OscarHaError as error:
             log.warning("serve.refused", replica=dump.server_id, error=str(error))
-            code = wire.ER_TOO_MANY if isinstance(error, TooMany) else wire.ER_BINLOG
+            # A standby comes back by itself after every error but 1236; what is damaged is fetched again meanwhile.
+            codes = {TooMany: wire.ER_TOO_MANY, Damaged: wire.ER_UNKNOWN}
+            code = next((code for kind, code in codes.items() if isinstance(error, kind)), wire.ER_BINLOG)
             await self._last(packets.payload(wire.error(code, str(error))))
         finally:
             self._server.end_stream(self._number)

@@ -5,16 +5,18 @@ later ends with an error: its reader has transactions that no primary kept.
 """
 
 import asyncio
-import os
+from contextlib import closing
 
-from cluster.errors import Diverged, Refused
+from cluster.errors import Diverged, MalformedStream, Refused
 from replicator import events, lookup, segments, wire
 from replicator.archive import Archive, EpochArchive
 from replicator.events import FIRST_OFFSET
-from replicator.framing import HEADER, HEADER_BYTES, KIB, EventHeader
+from replicator.frames import Damaged
+from replicator.framing import HEADER, HEADER_BYTES, KIB, EventHeader, checked_event, whole_events
 from replicator.lookup import Place
 from replicator.metrics import Metrics
 from replicator.segments import Segment
+from replicator.stored import Reader
 
 READ_BYTES = 256 * KIB
 
@@ -86,7 +88,7 @@ class Stream:
         """Say which file and offset come; in the midst of a file its description must come first."""
         await self._rotate(segment.file, offset)
         if offset > FIRST_OFFSET:
-            description = bytes(segments.head_of(segment.path, until=segment.size)[0])
+            description = bytes(segments.head_of(segment, until=segment.size)[0])
             again = events.described_again(description, server_id=self._server_id)
             await self._write(self._packets.event(again))
 
@@ -95,38 +97,35 @@ class Stream:
 
     async def _file(self, segment: Segment, offset: int) -> int:
         """Send one file from `offset` to its end, and return that. Raises Ended at the end of the newest, when nobody waits."""
-        handle = os.open(segment.path, os.O_RDONLY)
-        try:
-            while True:
-                news = self._news.next
-                # First whether it is closed, then how far it goes: the other order could miss its last bytes.
-                closed = segment.closed
-                limit = segment.size if closed and self.epoch is not None else segment.boundary
-                if limit < offset:
-                    raise Diverged(f"{segment.file} was cut at {limit}: what was sent behind it is an orphan")
-                if limit > offset:
-                    offset = await self._send(handle, offset, limit)
-                elif closed:
-                    return offset
-                elif self._until_end:
-                    raise Ended
-                else:
-                    await self._wait(news, segment.file, offset)
-        finally:
-            os.close(handle)
+        while True:
+            # First which bytes, then whether it is closed, then how far it goes: another order could miss a change.
+            generation = segment.generation
+            with closing(segment.open()) as reader:
+                while segment.generation == generation:
+                    news = self._news.next
+                    closed = segment.closed
+                    limit = segment.size if closed and self.epoch is not None else segment.boundary
+                    if limit < offset:
+                        raise Diverged(f"{segment.file} was cut at {limit}: what was sent behind it is an orphan")
+                    if limit > offset:
+                        offset = await self._send(segment, reader, offset, limit)
+                    elif closed:
+                        return offset
+                    elif self._until_end:
+                        raise Ended
+                    else:
+                        await self._wait(news, segment.file, offset)
 
-    async def _send(self, handle: int, offset: int, limit: int) -> int:
-        """Send a piece; return the offset behind it."""
-        data = os.pread(handle, min(READ_BYTES, limit - offset), offset)
-        packets, done = self._packets.events(memoryview(data))
+    async def _send(self, segment: Segment, reader: Reader, offset: int, limit: int) -> int:
+        """Send a piece; return the offset behind it. Nothing that is not what was received is sent."""
+        data = memoryview(reader.read(offset, min(READ_BYTES, limit - offset)))
+        if HEADER_BYTES <= len(data) < (size := EventHeader._make(HEADER.unpack_from(data)).size) <= limit - offset:
+            data = memoryview(reader.read(offset, size))
+        if not reader.proven:
+            require_checksums(data, segment, offset)
+        packets, done = self._packets.events(data)
         if done == 0:
-            size = EventHeader._make(HEADER.unpack_from(data)).size if len(data) >= HEADER_BYTES else 0
-            if not len(data) < size <= limit - offset:
-                raise Refused(
-                    f"the archive is damaged at offset {offset}", hint="fetch it again from another replicator"
-                )
-            data = os.pread(handle, size, offset)
-            packets, done = self._packets.events(memoryview(data))
+            raise Damaged(segment.identity, offset, "no whole event begins here")
         await self._write(packets)
         # Let others have their turn: `drain` returns at once while the reader keeps up.
         await asyncio.sleep(0)
@@ -165,3 +164,13 @@ class Stream:
                 await self._begin(follower, FIRST_OFFSET)
                 return one, follower, FIRST_OFFSET
             await self._wait(news, segment.file, offset)
+
+
+def require_checksums(data: memoryview, segment: Segment, offset: int) -> None:
+    """Raise Damaged unless every whole event in `data`, which stands at `offset`, has the checksum it was sent with."""
+    at = 0
+    try:
+        for at, header in whole_events(data):
+            checked_event(data[at : at + header.size])
+    except MalformedStream as error:
+        raise Damaged(segment.identity, offset + at, error.message) from error

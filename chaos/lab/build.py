@@ -20,7 +20,18 @@ from typing import Any
 from chaos.lab import database, health, identity, ledger, load, preflight, process, remove, render, seed
 from chaos.lab.health import Reporter
 from chaos.lab.identity import Identity
-from chaos.lab.layout import DATABASE, FOLDERS, HOST, OSCAR_USER, Layout, Request, check, kinds, settings_of
+from chaos.lab.layout import (
+    ARCHIVE_KEYS,
+    DATABASE,
+    FOLDERS,
+    HOST,
+    OSCAR_USER,
+    Layout,
+    Request,
+    check,
+    kinds,
+    settings_of,
+)
 from chaos.lab.ledger import STARTING, UP, Ledger
 from chaos.lab.names import Kind, Part
 from chaos.lab.render import Programs
@@ -29,6 +40,7 @@ from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
 from cluster.errors import BadInput
 from cluster.settings import Settings
+from replicator.keys import add_key
 
 SECRET_BYTES = 24
 SECRETS = ("admin", "replication", "verify", "token", "oscar")
@@ -134,6 +146,8 @@ class _Builder:
             write_private(self._layout.secret(name), secrets.token_urlsafe(SECRET_BYTES) + "\n")
         if self._request.tls:
             self._write_certificates()
+        if self._request.encrypt_archive:
+            add_key(self._layout.secret(ARCHIVE_KEYS))
         raw = settings_of(self._request, self._lab.ports)
         self._layout.settings.write_text(render.toml(raw), encoding="utf-8")
         settings = cluster_settings.load(self._layout.settings)

@@ -15,6 +15,7 @@ from cluster.errors import BadInput
 
 HOST = "127.0.0.1"
 DATABASE = "oscar"
+ARCHIVE_KEYS = "archive-keys"
 OSCAR_USER = "oscar"
 LEDGER = "lab.json"
 FOLDERS = ("config", "data", "log", "run", "secrets", "tls")
@@ -57,6 +58,7 @@ class Request:
     base_port: int | None = None
     tls: bool = True
     """Whether the replication links use it."""
+    encrypt_archive: bool = False
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -195,6 +197,7 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
             "verify_password_file": str(layout.secret("verify")),
         },
         **({"tls": {key: str(layout.certificate(name)) for key, name in files.items()}} if request.tls else {}),
+        "archive": {"key_file": str(layout.secret(ARCHIVE_KEYS))} if request.encrypt_archive else {},
         "nodes": [_node(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
         "replicators": [_replicator(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
         "controllers": [

@@ -62,6 +62,7 @@ def test_good_settings_are_taken() -> None:
     assert cluster.replicator("montreal").url == "http://127.0.0.1:4013"
     assert cluster.controller("clinic-controller").url == "http://127.0.0.1:9001"
     assert cluster.timing == Timing()
+    assert cluster.archive.key_file is None
 
 
 def test_settings_do_not_change_once_read() -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from cluster.certificates import Issued, issue, make_authority
 from cluster.position import Position
 from cluster.records import Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Tls
+from replicator.framing import GIB
+from replicator.keys import NO_KEYS, Keys, add_key, read_keys
+from replicator.stored import StoredFile
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer
 from tests.servers.process import ServerProcess, free_port
 
@@ -239,6 +243,24 @@ class House:
             self.client.set(full, records.encode(record))
         except NoNodeError:
             self.client.create(full, records.encode(record), makepath=True)
+
+    def archive_rules(self, **rules: object) -> None:
+        """Add the section of the archive to the settings; before a replicator is started."""
+        lines = ["[archive]", *(f"{name} = {json.dumps(value)}" for name, value in rules.items())]
+        self.settings.write_text(self.settings.read_text() + "\n".join(lines) + "\n")
+
+    def encrypt(self) -> Keys:
+        """Have every archive encrypted from its first byte; return the keys."""
+        path = self.directory / "archive.keys"
+        add_key(path)
+        self.archive_rules(key_file=str(path))
+        return read_keys(path)
+
+    def archived(self, site: str, file: str, *, epoch: int = 1, keys: Keys = NO_KEYS) -> bytes:
+        """Return the primary's bytes of a file in the archive of a site."""
+        (folder,) = (self.archive(site) / "epochs").glob(f"{epoch:010d}-*")
+        with closing(StoredFile(folder / file, keys).open()) as reader:
+            return bytes(reader.read(0, GIB))
 
     def _write_settings(self) -> None:
         for name, secret in (("token", TOKEN), ("admin", "x"), ("repl", REPLICATION_PASSWORD), ("verify", "x")):

@@ -16,8 +16,11 @@ from cluster.records import LineageEntry
 from replicator import lookup
 from replicator.archive import Archive, EpochWriter
 from replicator.follow import past_epochs
+from replicator.framing import GIB
+from replicator.keys import NO_KEYS, Key, Keys
 from replicator.lookup import NotYet
 from replicator.receiving import StreamReader
+from replicator.stored import StoredFile
 from replicator.wire import EventPackets
 from tests.replicator.binlog import Binlog
 from tests.replicator.test_receiving import a_reader, give
@@ -56,17 +59,18 @@ def fill(archive: Archive, entry: LineageEntry, log: Binlog, *, events: int | No
 
 
 _OPENED: list[Archive] = []
+RING = Keys((Key("new", bytes(32)), Key("old", bytes(range(32)))))
 
 
-def opened(directory: Path) -> Archive:
+def opened(directory: Path, keys: Keys) -> Archive:
     """Open an archive that the end of the test closes."""
-    _OPENED.append(Archive.open(directory))
+    _OPENED.append(Archive.open(directory, keys))
     return _OPENED[-1]
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    yield opened(tmp_path / "archive")
+@pytest.fixture(params=["plain", "encrypted"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]:
+    yield opened(tmp_path / "archive", RING if request.param == "encrypted" else NO_KEYS)
     while _OPENED:
         _OPENED.pop().close()
 
@@ -74,11 +78,17 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 def reopened(archive: Archive) -> Archive:
     """Return what a new process would find."""
     archive.close()
-    return opened(archive.directory)
+    return opened(archive.directory, archive.keys)
 
 
 def path_of(archive: Archive, epoch: int = 1) -> Path:
     return archive.epochs[epoch].segments[-1].path
+
+
+def content(archive: Archive, path: Path) -> bytes:
+    """Return the primary's bytes of a file of the archive."""
+    with closing(StoredFile(path, archive.keys).open()) as reader:
+        return bytes(reader.read(0, GIB))
 
 
 def test_two_replicators_cannot_share_an_archive(archive: Archive) -> None:
@@ -93,13 +103,14 @@ def test_a_seal_is_kept_and_never_goes_back(archive: Archive) -> None:
     assert (archive.sealed_epoch, reopened(archive).sealed_epoch) == (4, 4)
 
 
-def test_a_file_cut_at_every_byte_is_resumed_at_its_last_whole_group(archive: Archive) -> None:
-    log = first_log()
+def test_a_file_cut_at_every_byte_is_resumed_at_its_last_whole_group(tmp_path: Path) -> None:
+    archive, log = Archive.open(tmp_path / "archive"), first_log()
     fill(archive, FIRST, log)
     path = path_of(archive)
     for size in range(len(log.data), -1, -7):
         path.write_bytes(log.data[:size])
-        archive = reopened(archive)
+        archive.close()
+        archive = Archive.open(archive.directory)
         resume = archive.epochs[1].resume()
         whole = [known for known in [(4, "0-1-3"), *log.boundaries] if known[0] <= size]
         offset, position = whole[-1] if whole else (4, "0-1-3")
@@ -109,6 +120,54 @@ def test_a_file_cut_at_every_byte_is_resumed_at_its_last_whole_group(archive: Ar
             assert path.stat().st_size == offset
         fill(archive, FIRST, log)
         assert path.read_bytes() == log.data
+    archive.close()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=some.integers(0, 2**20),
+    flip=some.one_of(some.none(), some.integers(1, 255)),
+    keys=some.sampled_from([NO_KEYS, RING]),
+)
+def test_a_file_cut_or_flipped_anywhere_keeps_what_is_before_and_is_filled_again(
+    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int | None, keys: Keys
+) -> None:
+    """Nothing damaged is ever believed, whichever byte it is, and the next stream brings the rest."""
+    log = first_log()
+    with closing(Archive.open(tmp_path_factory.mktemp("archive"), keys)) as archive:
+        ends = fill_by_groups(archive, FIRST, log)
+        path, directory = path_of(archive), archive.directory
+    data = bytearray(path.read_bytes())
+    at %= len(data)
+    if flip is None:
+        del data[at:]
+    else:
+        data[at] ^= flip
+    path.write_bytes(data)
+    with closing(Archive.open(directory, keys)) as archive:
+        resume = archive.epochs[1].resume()
+        kept = [boundary for boundary, end in zip(log.boundaries, ends, strict=True) if end <= at]
+
+        assert (resume.offset, str(resume.position)) == (kept[-1] if kept else (4, "0-1-3"))
+        fill(archive, FIRST, log)
+        assert content(archive, path) == log.data
+        assert all(path.read_bytes() == data for path in (directory / "damaged").iterdir())
+
+
+def fill_by_groups(archive: Archive, entry: LineageEntry, log: Binlog) -> list[int]:
+    """Append a file, every group received alone; return the size on disk after each."""
+    writer, ends = EpochWriter(archive.begin(entry)), list[int]()
+    resume = writer.open()
+    reader = a_reader(resume.file, resume.offset, str(resume.position))
+    edges, offset = {end for end, _ in log.boundaries}, 4
+    for event in log.events:
+        give(reader, event)
+        offset += len(event)
+        if offset in edges:
+            writer.write(reader.take())
+            ends.append((archive.epochs[entry.epoch].directory / entry.file).stat().st_size)
+    writer.close()
+    return ends
 
 
 def test_an_epoch_that_ended_earlier_is_cut_and_its_tail_set_aside(archive: Archive) -> None:
@@ -119,8 +178,8 @@ def test_an_epoch_that_ended_earlier_is_cut_and_its_tail_set_aside(archive: Arch
     (orphan,) = (archive.directory / "orphans").iterdir()
     boundary = {position: offset for offset, position in log.boundaries}["0-1-5"]
 
-    assert path_of(archive).read_bytes() == log.data[:boundary]
-    assert orphan.read_bytes() == b"\xfebin" + log.events[0] + log.data[boundary:]
+    assert content(archive, path_of(archive)) == log.data[:boundary]
+    assert content(archive, orphan) == b"\xfebin" + log.events[0] + log.data[boundary:]
     assert archive.epochs[1].complete
     assert archive.orphans == 1
 
@@ -131,7 +190,7 @@ def test_a_group_that_is_not_whole_is_cut_when_the_epoch_ends_and_is_no_orphan(a
     archive.end(1, Position.parse("0-1-5"))
 
     assert (archive.orphans, archive.epochs[1].complete) == (0, False)
-    assert path_of(archive).stat().st_size == archive.epochs[1].segments[-1].boundary
+    assert len(content(archive, path_of(archive))) == archive.epochs[1].segments[-1].boundary
 
 
 @pytest.mark.parametrize(

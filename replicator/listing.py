@@ -1,0 +1,84 @@
+"""What is in an archive, as facts for people and scripts. Reads only; the replicator may be running."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import BadInput, MalformedStream
+from cluster.position import Position
+from replicator import segments
+from replicator.archive import Archive, EpochArchive
+from replicator.stored import Form, StoredFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """One file. What is not known, for want of a key or an index, is None."""
+
+    epoch: int
+    server_id: int
+    file: str
+    form: str
+    stored_bytes: int
+    """On disk."""
+    bytes: int | None
+    """Of the primary's file, as far as it is here."""
+    position: str | None
+    """The position it begins after."""
+    ends: str | None
+    """The position it ends at; None while it grows."""
+    first_time: int | None
+    last_time: int | None
+    indexed: bool
+    keys: tuple[str, ...]
+    ended: str | None
+    """Where its epoch ended."""
+    why: str | None
+    """Why something is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsideFacts:
+    """A file that was set aside: an orphan, or a damaged one."""
+
+    file: str
+    bytes: int
+
+
+def facts_of(one: EpochArchive, file: StoredFile) -> FileFacts:
+    """Return what is known of a file without reading it all."""
+    segment, form, size, begins, keys, why = None, "unknown", None, None, frozenset[str](), None
+    try:
+        form, keys, size = _form_of(file)
+        segment = segments.indexed(file)
+        begins = segment.start if segment is not None else segments.head_of(file, until=segments.HEAD_BYTES_MAX)[1]
+    except (BadInput, MalformedStream) as error:
+        why = str(error)
+    return FileFacts(
+        epoch=one.epoch, server_id=one.start.server_id, file=file.name, form=form, stored_bytes=file.path.stat().st_size,
+        bytes=size if segment is None else segment.size, position=_text(begins),
+        ends=None if segment is None else str(segment.position),
+        first_time=None if segment is None else segment.first_time or None,
+        last_time=None if segment is None else segment.time or None,
+        indexed=segment is not None, keys=tuple(sorted(keys)), ended=one.start.end, why=why,
+    )  # fmt: skip
+
+
+def _form_of(file: StoredFile) -> tuple[str, frozenset[str], int]:
+    survey = file.survey()
+    words = (["compressed"] if survey.form is Form.PACKED else []) + (["encrypted"] if survey.key_ids else [])
+    return ", ".join(words) or survey.form.value, survey.key_ids, survey.size
+
+
+def _text(position: Position | None) -> str | None:
+    return None if position is None else str(position)
+
+
+def files_of(archive: Archive) -> list[FileFacts]:
+    """Return the facts of all files, oldest first."""
+    return [facts_of(one, file) for one in archive.epochs.values() for file in one.files()]
+
+
+def aside(directory: Path, folder: str) -> list[AsideFacts]:
+    """Return what lies in `orphans` or `damaged`."""
+    found = sorted((directory / folder).glob("[!.]*"))
+    return [AsideFacts(file=path.name, bytes=path.stat().st_size) for path in found]
