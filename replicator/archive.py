@@ -245,6 +245,11 @@ class Archive:
         return self.epochs[max(self.epochs)].position if self.epochs else None
 
     @property
+    def free_bytes(self) -> int:
+        """Return how much room there is on its disk."""
+        return durable.free_bytes(self.directory)
+
+    @property
     def orphans(self) -> int:
         """Return how many tails were set aside."""
         return sum(1 for path in (self.directory / "orphans").iterdir() if not path.name.startswith("."))

@@ -25,6 +25,8 @@ class Metrics:
         self.sealed_epoch = self._gauge("sealed_epoch", "nothing of this epoch or older is acknowledged again")
         self.standbys = self._gauge("standbys_attached", "replicas that read from this archive")
         self.orphans = self._gauge("orphans", "tails set aside because no later primary had them")
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "room left where the archive is")
+        self.disk_reserve_reached = self._gauge("disk_reserve_reached", "1 while nothing is received for want of room")
         self.gaps = self._gauge("gaps", "ended epochs that are not complete here")
         self.events = self._counter("events", "events archived")
         self.received_bytes = self._counter("bytes", "bytes received from the primary and other replicators")

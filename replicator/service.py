@@ -137,6 +137,9 @@ class Service:
         self.metrics.epoch.set(0 if puller is None else puller.one.epoch)
         self.metrics.sealed_epoch.set(self.archive.sealed_epoch)
         self.metrics.gaps.set(len(gaps))
+        free = self.archive.free_bytes
+        self.metrics.disk_free_bytes.set(free)
+        self.metrics.disk_reserve_reached.set(free < self.archive.reserve_bytes)
         orphans = self.archive.orphans
         self.metrics.orphans.set(orphans)
         return ReplicatorReport(

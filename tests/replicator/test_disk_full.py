@@ -1,0 +1,85 @@
+"""A disk that is full, or nearly: nothing is believed to be written that is not, and it goes on when there is room."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from replicator.archive import Archive, DiskFull, EpochWriter
+from replicator.framing import MIB
+from replicator.keys import NO_KEYS, Keys
+from tests.replicator.binlog import Binlog
+from tests.replicator.test_archive import FIRST, RING, content, fill, first_log
+from tests.replicator.test_receiving import a_reader, give
+
+SMALL_DISK_BYTES = 2 * MIB
+ANY_ROOM = -(2**30)
+"""Less than no reserve: the margin above it is larger than such a small disk."""
+
+
+def test_at_the_reserve_nothing_is_received_and_with_room_it_goes_on(tmp_path: Path) -> None:
+    with closing(Archive.open(tmp_path / "archive")) as archive:
+        one = archive.begin(FIRST)
+        one.reserve_bytes = 2**60
+        with pytest.raises(DiskFull, match="the reserve is"):
+            fill(archive, FIRST, first_log())
+        assert one.segments == []
+        one.reserve_bytes = 0
+        fill(archive, FIRST, first_log())
+        assert content(archive, one.segments[0].path) == first_log().data
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(place)],
+                          capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], timeout=30, check=True)
+
+
+@pytest.mark.parametrize("keys", [NO_KEYS, RING], ids=["plain", "encrypted"])
+def test_a_disk_that_fills_in_the_midst_of_a_write_loses_and_corrupts_nothing(small_disk: Path, keys: Keys) -> None:
+    log = Binlog("0-1-3")
+    for number in range(4, 24):
+        log.transaction(f"0-1-{number}", rows=2, row_bytes=30_000)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(MIB + 300_000))
+    with closing(Archive.open(small_disk / "archive", keys, reserve_bytes=0)) as archive:
+        one = archive.begin(FIRST)
+        one.reserve_bytes = ANY_ROOM
+        with pytest.raises(DiskFull, match="is full"):
+            write_group_by_group(archive, log)
+        kept = one.segments[0]
+        assert log.data.startswith(content(archive, kept.path)[: kept.boundary])
+        assert (kept.boundary, str(kept.position)) in log.boundaries[1:-1]
+        ballast.unlink()
+        fill(archive, FIRST, log)
+        assert content(archive, kept.path) == log.data
+
+
+def write_group_by_group(archive: Archive, log: Binlog) -> None:
+    writer = EpochWriter(archive.epochs[1])
+    resume = writer.open()
+    reader, edges, offset = (
+        a_reader(resume.file, resume.offset, str(resume.position)),
+        {end for end, _ in log.boundaries},
+        4,
+    )
+    with closing(writer):
+        for event in log.events:
+            give(reader, event)
+            offset += len(event)
+            if offset in edges:
+                writer.write(reader.take())
