@@ -18,6 +18,7 @@ from chaos.lab.layout import Layout, Request, parse_option
 from chaos.lab.ledger import Ledger
 from cluster import clock
 from cluster.errors import BadInput
+from cluster.records import Acks
 
 DEFAULT_DIRECTORY = Path("build/lab")
 MS_PER_SECOND = 1000
@@ -41,6 +42,7 @@ WHAT_HELP = (
 )
 app = typer.Typer(name="lab", help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 DirectoryOption = typer.Option(DEFAULT_DIRECTORY, "--dir", help="The lab's folder.", envvar="OSCAR_HA_LAB_DIR")
+AcksOption = typer.Option(Acks.ONE, "--acks", help="Acknowledged means on disk in one other city, or in all of them.")
 JsonOption = typer.Option(False, "--json", help="Print JSON.")
 EncryptOption = typer.Option(
     False, "--encrypt-archive", help="Encrypt the archives; `oscar-ha archive` finds the key by --settings and --site."
@@ -83,6 +85,7 @@ def up(
         [], "--load", metavar="FILE.sql", help="SQL to load through the first clinic; may be repeated, kept in order."
     ),
     mysqld_option: list[str] = OptionOption,
+    acks: Acks = AcksOption,
     base_port: int | None = typer.Option(None, "--base-port", help="Number the ports from here instead of free ones."),
     no_tls: bool = typer.Option(False, "--no-tls", help="Replicate in plain text, without certificates."),
     encrypt_archive: bool = EncryptOption,
@@ -92,7 +95,7 @@ def up(
     """Start a lab and wait until it is healthy. Whatever fails, nothing is left behind."""
     options = tuple(parse_option(text) for text in mysqld_option)
     request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=zookeepers, load=tuple(load),
-                      options=options, base_port=base_port, tls=not no_tls, encrypt_archive=encrypt_archive)  # fmt: skip
+                      options=options, base_port=base_port, tls=not no_tls, encrypt_archive=encrypt_archive, acks=acks)  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     console = Console(stderr=True, highlight=False)

@@ -5,7 +5,7 @@ One middleware turns errors into answers, one client turns answers back into the
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -119,6 +119,24 @@ class Client:
     ) -> Any:
         """Post a JSON body and return the JSON answer. Raises Unreachable, or the error that the other side raised."""
         return await self._call("POST", url, body, deadline_ms, headers)
+
+    async def lines(self, url: str, *, call_deadline_ms: float, silence_deadline_ms: float) -> AsyncIterator[bytes]:
+        """Post, and yield the lines of an answer that need not end. Raises Unreachable when it ends or falls silent."""
+        assert self._session is not None, "use the client in 'async with'"
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=call_deadline_ms / 1000, sock_read=silence_deadline_ms / 1000
+        )
+        try:
+            async with self._session.post(url, timeout=timeout) as response:
+                if response.status >= 400:
+                    answer = await response.json(content_type=None)
+                    raise errors.from_record(answer.get("error") if isinstance(answer, dict) else answer, where=url)
+                async for line in response.content:
+                    yield line
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            # ValueError: a line longer than the reader's buffer, or an answer that is not JSON.
+            raise Unreachable(f"POST {url}: {str(error) or type(error).__name__}") from error
+        raise Unreachable(f"POST {url}: the answer ended")
 
     async def delete(self, url: str, *, deadline_ms: float) -> Any:
         """Delete and return the JSON answer. Raises Unreachable, or the error that the other side raised."""

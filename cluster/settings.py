@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from cluster.errors import BadInput
-from cluster.records import describe
+from cluster.records import Acks, describe
 
 Thing = TypeVar("Thing")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -185,6 +185,10 @@ class Settings:
     initial_primary: Name
     sites: tuple[Name, ...] = Field(min_length=2)
     token_file: Path
+    acks: Acks = Acks.ONE
+    """Whose disk an acknowledgement means: that of one site in another city, or (`all`) those of all of them."""
+    acks_all_degrade_after_ms: Milliseconds | None = None
+    """Under `all`: leave a lost site out after so long, once that is recorded; unset: commits wait until it is back."""
     event_scheduler: bool = False
     """Whether a primary runs events; a fenced node and a standby never do."""
     accounts: Accounts
@@ -276,6 +280,7 @@ def contradictions(settings: Settings) -> list[str]:
         (all(node.admin_port != node.port for node in settings.nodes), "a node's admin_port must differ from its port"),
     )  # fmt: skip
     problems = [sentence for holds, sentence in rules if not holds]
+    problems += _degradation(settings)
     problems += _repeated("site", settings.sites)
     problems += _repeated("node name", [node.name for node in settings.nodes])
     problems += _repeated("site of a node", [node.site for node in settings.nodes])
@@ -294,6 +299,19 @@ def contradictions(settings: Settings) -> list[str]:
     without = [node.name for node in settings.nodes if node.site not in {one.site for one in settings.replicators}]
     problems += [f"node {name!r} has no replicator in its site to replicate from" for name in without]
     return problems
+
+
+def _degradation(settings: Settings) -> list[str]:
+    after_ms = settings.acks_all_degrade_after_ms
+    if after_ms is None:
+        return []
+    if settings.acks is not Acks.ALL:
+        return ["acks_all_degrade_after_ms is set while acks is 'one': it would never be used"]
+    if after_ms < settings.timing.call_deadline_ms:
+        return [
+            "acks_all_degrade_after_ms must be at least timing.call_deadline_ms, or one slow second leaves a site out"
+        ]
+    return []
 
 
 def read_secrets(settings: Settings) -> Secrets:

@@ -91,6 +91,8 @@ class Mirror:
                 initial_primary=self.settings.initial_primary,
                 lease_margin_ms=timing.lease_margin_ms,
                 watchdog_grace_ms=timing.watchdog_grace_ms,
+                acks=self.settings.acks,
+                acks_all_degrade_after_ms=self.settings.acks_all_degrade_after_ms,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(

@@ -1,5 +1,6 @@
-"""The replicator's HTTP: health and metrics to read, `seal` and `level` with the cluster's token."""
+"""The replicator's HTTP: health and metrics to read, `seal`, `level` and `words` with the cluster's token."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +11,7 @@ from cluster import clock, http, tls
 from cluster.errors import BadInput
 from cluster.position import Position
 from cluster.records import describe
+from replicator import words
 from replicator.service import Service
 
 DEADLINE_MS_MAX = 600_000
@@ -59,9 +61,22 @@ def application(service: Service, token: str) -> web.Application:
             web.get("/metrics", metrics),
             web.post("/v1/seal", seal),
             web.post("/v1/level", level),
+            web.post(words.PATH, _teller(service)),
         ]
     )
     return app
+
+
+def _teller(service: Service) -> http.Handler:
+    async def tell(request: web.Request) -> web.StreamResponse:
+        service.teller.require_room()
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        with suppress(OSError, TimeoutError):  # who listened went away, or reads no more
+            await service.teller.tell(response.write)
+        return response
+
+    return tell
 
 
 def _checked(kind: type[Body], body: dict[str, Any]) -> Body:

@@ -1,9 +1,15 @@
-"""When a replicator may acknowledge. The acknowledgement is the fence: this is the rule that makes it one."""
+"""When a replicator may acknowledge. The acknowledgement is the fence: this is the rule that makes it one.
 
+Under `acks: all` it also needs the word of every other named site that the very transaction is durable there: a word of
+this epoch, of somebody who has not sealed it, heard lately. What is not known, or was heard too long ago, is not durable.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.clock import Nanos
-from cluster.records import DurabilityRecord
+from cluster.position import Position
+from cluster.records import Acks, DurabilityRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +26,41 @@ class Standing:
     """Nothing of the epochs before is missing here, or nobody has it any more."""
     lease_until: Nanos | None
     """The instant our ZooKeeper lease ends on our own clock."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Return the sites whose word an acknowledgement of ours needs."""
+        record = self.durability
+        if record is None or record.acks is not Acks.ALL:
+            return ()
+        return tuple(site for site in record.ackers if site != self.site)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What another acker said of an epoch, and until when it counts unless it is said again."""
+
+    epoch: int
+    durable: Position
+    until: Nanos
+
+
+def lacking(standing: Standing, heard: Mapping[str, Heard], now: Nanos) -> tuple[str, ...]:
+    """Return the sites whose word we need and do not have at `now`."""
+    return tuple(site for site in standing.others if _word(standing, heard, site, now) is None)
+
+
+def all_have(standing: Standing, heard: Mapping[str, Heard], position: Position, now: Nanos) -> bool:
+    """Return whether every other site that must have `position` durably has said that it has."""
+    words = [_word(standing, heard, site, now) for site in standing.others]
+    return all(word is not None and word.durable.covers(position) for word in words)
+
+
+def _word(standing: Standing, heard: Mapping[str, Heard], site: str, now: Nanos) -> Heard | None:
+    word = heard.get(site)
+    if word is None or word.epoch != standing.epoch or now >= word.until:
+        return None
+    return word
 
 
 def may_acknowledge(standing: Standing, now: Nanos) -> bool:

@@ -6,7 +6,8 @@ What it may do is told by a `Standing`, which others replace at any time; it is 
 
 import select
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -20,7 +21,7 @@ from cluster.settings import Timing
 from replicator.archive import DiskFull, EpochArchive, EpochWriter
 from replicator.intake import Intake, Wake
 from replicator.metrics import Metrics
-from replicator.permission import Standing, may_acknowledge, why_not, why_not_named
+from replicator.permission import Heard, Standing, all_have, lacking, may_acknowledge, why_not, why_not_named
 from replicator.receiving import Reply
 from replicator.remedy import Remedy, SameServerId, remedy_of
 from replicator.source import Opened, Target, Wanted, acknowledgement, opened
@@ -32,6 +33,8 @@ ROOM_LOOK_SECONDS = 0.25
 """So often a full disk is looked at: commits wait for it."""
 LIVELY_AFTER_MS = 1_000
 DRAIN_DEADLINE_MS = 50
+PENDING_MAX = 1_024
+"""Beyond this the oldest are forgotten: a newer one acknowledges them too."""
 JOIN_DEADLINE_SECONDS = 10.0
 log = structlog.get_logger()
 
@@ -55,7 +58,9 @@ class Puller:
         self._timing, self._metrics, self._changed = timing, metrics, changed
         self._standing = standing
         self._writer = EpochWriter(one)
-        self._pending: Reply | None = None
+        self._heard: Mapping[str, Heard] = {}
+        self._pending: deque[Reply] = deque(maxlen=PENDING_MAX)
+        """Acknowledgements that the primary waits for, oldest first; only the newest that is due is sent."""
         self._wake = Wake()
         self._stop = threading.Event()
         self._gate = threading.Lock()
@@ -72,10 +77,20 @@ class Puller:
         self._standing = standing
         self._wake.ring()
 
+    def hear(self, heard: Mapping[str, Heard]) -> None:
+        """Replace what the other ackers have said."""
+        self._heard = heard
+        self._wake.ring()
+
     @property
     def acknowledging(self) -> bool:
-        """Return whether a commit would be acknowledged now."""
-        return self.semi_sync and may_acknowledge(self._standing, clock.now())
+        """Return whether a commit would be acknowledged now, once everybody else who must has it."""
+        return self.semi_sync and may_acknowledge(self._standing, clock.now()) and not self.waits_for
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Return whose word is missing."""
+        return lacking(self._standing, self._heard, clock.now())
 
     def request_stop(self) -> None:
         """End: what the socket holds is still archived, nothing more is acknowledged."""
@@ -136,16 +151,17 @@ class Puller:
         return float(min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(state.attempt_number - 1, 10)))
 
     def _end_stream(self, why: str) -> None:
-        self.why, self.connected, self.semi_sync, self._pending = why, False, False, None
+        self.why, self.connected, self.semi_sync = why, False, False
+        self._pending.clear()
         self._writer.close()
         self._quiet.set()
         self._changed()
 
     def _stream(self) -> None:
         """Connect and follow one stream. Returns to connect anew at once, raises to wait first."""
-        semi_sync = may_acknowledge(self._standing, clock.now())
         resume = self._writer.open()
-        wanted = Wanted(resume=resume, semi_sync=semi_sync, permitted=lambda: self._enter(semi_sync))
+        semi_sync = self._may(resume.position)
+        wanted = Wanted(resume=resume, semi_sync=semi_sync, permitted=lambda: self._enter(semi_sync, resume.position))
         began = clock.now()
         try:
             with opened(self.target, wanted, self._timing) as stream:
@@ -164,10 +180,15 @@ class Puller:
             log.warning("pull.ended", epoch=self.one.epoch, error=str(error))
             self._end_stream(str(error))
 
-    def _enter(self, semi_sync: bool) -> bool:
-        """The last look before the dump is asked for."""
+    def _may(self, position: Position) -> bool:
+        """Return whether `position` may be acknowledged at this very moment."""
+        now, standing = clock.now(), self._standing
+        return may_acknowledge(standing, now) and all_have(standing, self._heard, position, now)
+
+    def _enter(self, semi_sync: bool, position: Position) -> bool:
+        """The last look before the dump is asked for: it acknowledges everything up to its own position (TRAPS.md 5)."""
         with self._gate:
-            if self._stop.is_set() or (semi_sync and not may_acknowledge(self._standing, clock.now())):
+            if self._stop.is_set() or (semi_sync and not self._may(position)):
                 return False
             self._quiet.clear()
             return True
@@ -197,30 +218,33 @@ class Puller:
     def _receive(self, stream: Opened, intake: Intake) -> None:
         reply = intake.receive(stream.socket)
         if reply is not None:
-            self._pending = reply
+            self._pending.append(reply)
+            if self._standing.others:
+                self._changed()  # they wait for our word as we do for theirs
             self._acknowledge(stream)
         if intake.reader.ended:
             raise Unreachable("the primary ended the stream")
         self._changed()
 
     def _acknowledge(self, stream: Opened) -> None:
-        """Send the acknowledgement that is due, if we may at this very moment."""
-        reply = self._pending
-        if reply is None or self._stop.is_set() or not may_acknowledge(self._standing, clock.now()):
+        """Send the newest acknowledgement that is due, if we may at this very moment."""
+        due: Reply | None = None
+        while self._pending and not self._stop.is_set() and self._may(self._pending[0].position):
+            due = self._pending.popleft()
+        if due is None:
             return
         try:
-            stream.socket.sendall(acknowledgement(reply.file, reply.offset))
+            stream.socket.sendall(acknowledgement(due.file, due.offset))
         except OSError as error:
             raise Unreachable(f"the acknowledgement could not be sent: {error}") from None
-        self._pending = None
-        self.acknowledged = reply.position
+        self.acknowledged = due.position
         self._metrics.acknowledgements.inc()
 
     def _mode_changed(self) -> bool:
         """Connect anew when we became an acker, or are none any more. A lease that ended may come back: wait."""
         if self.semi_sync:
             return why_not_named(self._standing) is not None
-        return may_acknowledge(self._standing, clock.now())
+        return self._may(self.one.position)
 
     def _drain(self, stream: Opened, intake: Intake) -> None:
         """Archive what the socket still holds: a primary that died may have sent more than we have read."""
@@ -235,7 +259,9 @@ class Puller:
         """Return in words what it does, and why it does not acknowledge."""
         if not self.connected:
             return self.why
-        reason = why_not(self._standing, clock.now())
+        reason, missing = why_not(self._standing, clock.now()), self.waits_for
+        if reason is None and missing:
+            return f"waiting for the word of {' and '.join(missing)}"
         return (
             "acknowledging" if reason is None and self.semi_sync else f"archiving only: {reason or 'connecting anew'}"
         )

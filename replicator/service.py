@@ -1,7 +1,8 @@
 """One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
 
-Four loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
-(what is missing). The pulling thread is the only one that acknowledges; what it may do is handed to it as a `Standing`.
+Five loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
+(what is missing), listen (to the other ackers). The pulling thread is the only one that acknowledges; what it may do is
+handed to it as a `Standing`.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput, Bug, DeadlinePassed, Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
-from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
-from cluster.settings import Secrets, Settings
+from cluster.records import Acks, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport, Word
+from cluster.settings import Replicator, Secrets, Settings
 from replicator.archive import Archive, EpochArchive
 from replicator.change_reader import ChangeReader
 from replicator.follow import epoch_to_pull, past_epochs
@@ -29,10 +30,9 @@ from replicator.pull import Puller
 from replicator.remedy import SameServerId
 from replicator.source import Target
 from replicator.streaming import News
+from replicator.words import Listener, Teller
 
 FILL_EVERY_MS = 2_000
-GAP_PATIENCE_MS = 10_000
-"""So long nobody could supply what is missing: then it is recorded as a gap, and we go on."""
 READ_AGAIN_MS = 10_000
 QUIET_DEADLINE_SECONDS = 5.0
 log = structlog.get_logger()
@@ -59,7 +59,10 @@ class Service:
         self._follow_now, self._fill_now = asyncio.Event(), asyncio.Event()
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """For every epoch: held by whoever changes it while it is not being pulled."""
-        self._gap_since: Nanos | None = None
+        self._lost: set[int] = set()
+        """Epochs whose end nobody has any more: every other replicator was asked, and each answered."""
+        self.teller = Teller(settings, news, self.word)
+        self._listener = Listener(settings, secrets.token, self._hear)
         self._idle_why = "starting"
         self._published: ReplicatorReport | None = None
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
@@ -78,6 +81,7 @@ class Service:
                 group.create_task(self._publish_loop())
                 group.create_task(self._follow_loop())
                 group.create_task(self._fill_loop())
+                group.create_task(self._listener.run())
         finally:
             self._stopping.set()
             await self._stop_pulling()
@@ -149,7 +153,8 @@ class Service:
             server_version=None if puller is None else puller.server_version,
             why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
-            serial=None if self._durability is None else self._durability.serial, whole=not gaps,
+            serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
+            waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
         )  # fmt: skip
 
     def gaps(self) -> list[EpochArchive]:
@@ -161,16 +166,49 @@ class Service:
         primary_site = None
         if record is not None and record.epoch == epoch:
             primary_site = self.settings.node(record.primary).site
-        patient = self._gap_since is not None and clock.ms_between(self._gap_since, clock.now()) < GAP_PATIENCE_MS
         return Standing(
             site=self.us.site, epoch=epoch, primary_site=primary_site, durability=self._durability,
             sealed_epoch=max(self.archive.sealed_epoch, self._sealing),
-            whole=not (patient and self.gaps()), lease_until=self._coordination.lease_until,
+            whole=self._whole(), lease_until=self._coordination.lease_until,
         )  # fmt: skip
 
+    def _whole(self) -> bool:
+        """Return whether nothing of an earlier epoch is missing here that anybody might still have."""
+        return all(one.epoch in self._lost for one in self.gaps())
+
     def _stand(self) -> None:
+        """Hand the pulling thread what it may do, and what the other ackers have said."""
+        self._listener.want(self._others())
         if self._puller is not None:
+            self._puller.hear(self._listener.heard)
             self._puller.stand(self._standing(self._puller.one.epoch))
+
+    def _hear(self) -> None:
+        """Another acker has said something: a commit may be waiting for just that."""
+        if self._puller is not None:
+            self._puller.hear(self._listener.heard)
+
+    def word(self) -> Word:
+        """Return what the other ackers may rely on: what is durable here of the epoch that we pull."""
+        puller, sealed = self._puller, max(self.archive.sealed_epoch, self._sealing)
+        epoch = 0 if puller is None else puller.one.epoch
+        given = puller is not None and epoch > sealed and self._whole()
+        durable = str(puller.one.position) if puller is not None and given else None
+        return Word(site=self.us.site, epoch=epoch, durable=durable, sealed_epoch=sealed)
+
+    def _others(self) -> frozenset[str]:
+        """Return whom to listen to: under `acks: all` every site that could be named, so that it is known who is heard."""
+        record, durability = self._record, self._durability
+        if record is None or durability is None or durability.acks is not Acks.ALL:
+            return frozenset()
+        own = self.settings.node(record.primary).site
+        outside = frozenset(one.site for one in self.settings.replicators if one.site != own)
+        return outside - {self.us.site} if self.us.site in outside else frozenset()
+
+    def _hears(self) -> tuple[str, ...]:
+        epoch, now = 0 if self._puller is None else self._puller.one.epoch, clock.now()
+        heard = self._listener.heard.items()
+        return tuple(sorted(site for site, one in heard if one.epoch == epoch and now < one.until))
 
     def _progress(self) -> None:
         """Runs in the pulling thread, after the acknowledgement: wake the loop, once."""
@@ -211,6 +249,7 @@ class Service:
                 await self._until(epoch, until, deadline)
             self._sealing = max(self._sealing, epoch)
             self._stand()
+            self.news.tell()  # our word of this epoch counts no more
             puller = self._puller
             if puller is not None and puller.one.epoch <= epoch:
                 puller.request_stop()
@@ -357,7 +396,6 @@ class Service:
         log.info("epoch.ended", epoch=entry.epoch, end=str(end), complete=one.complete, orphans=self.archive.orphans)
         self.news.tell()
         if not one.complete:
-            self._gap_since = self._gap_since or clock.now()
             self._fill_now.set()
 
     def _pull(self, record: EpochRecord) -> None:
@@ -366,6 +404,7 @@ class Service:
         target = replace(self._peer(node.host, node.port), expected_server_id=record.server_id)
         self._puller = Puller(one, target, self.settings.timing, self._standing(record.epoch), self.metrics,
                               self._progress)  # fmt: skip
+        self._puller.hear(self._listener.heard)
         self._puller.start()
 
     async def _stop_pulling(self, epoch: int | None = None) -> None:
@@ -400,11 +439,10 @@ class Service:
         peers = await self._peers() if gaps or self._stuck else []
         for one in gaps:
             async with self._locks[one.epoch]:
-                await self._fill_from(one, peers, one.end)
+                answered = await self._fill_from(one, peers, one.end)
                 await asyncio.to_thread(self.archive.end, one.epoch, one.end or one.position)
+            self._judge_gap(one, answered)
             self.news.tell()
-        if not self.gaps():
-            self._gap_since = None
         puller = self._puller
         if puller is not None and puller.diverged is not None and peers:
             async with self._locks[puller.one.epoch]:
@@ -413,25 +451,41 @@ class Service:
             self._follow_now.set()
         self._stand()
 
-    async def _fill_from(self, one: EpochArchive, peers: list[ReplicatorReport], until: Position | None) -> None:
+    def _judge_gap(self, one: EpochArchive, answered: set[str]) -> None:
+        """What a silent replicator has is not known. Only when all have answered is it certain that nobody has more."""
+        others = {other.site for other in self.settings.replicators} - {self.us.site}
+        if one.complete:
+            self._lost.discard(one.epoch)
+        elif others <= answered and one.epoch not in self._lost:
+            self._lost.add(one.epoch)
+            log.error("gap.nobody_has_it", epoch=one.epoch, durable=str(one.position), end=str(one.end))
+
+    async def _fill_from(self, one: EpochArchive, peers: list[Replicator], until: Position | None) -> set[str]:
+        """Fetch from one after the other; return the sites that gave what they have, or said that they have none."""
+        answered = set[str]()
         for peer in peers:
             deadline = clock.after(clock.now(), self.settings.timing.step_deadline_ms)
             try:
                 await self._fetch(one, self._peer(peer.host, peer.port), until, deadline)
-            except (Unreachable, DeadlinePassed, Diverged, Refused) as error:
+                answered.add(peer.site)
+            except Diverged as error:
+                answered.add(peer.site)
+                log.info("fill.failed", epoch=one.epoch, peer=peer.site, error=str(error))
+            except (Unreachable, DeadlinePassed, Refused) as error:
                 log.info("fill.failed", epoch=one.epoch, peer=peer.site, error=str(error))
             if until is not None and one.position.covers(until):
-                return
+                break
+        return answered
 
-    async def _peers(self) -> list[ReplicatorReport]:
-        """Return the other replicators that live, the most advanced first."""
-        found = []
+    async def _peers(self) -> list[Replicator]:
+        """Return the other replicators, the most advanced first; of those that do not report nothing is known."""
+        here, told = self.archive.position or Position(), dict[str, int]()
         for site in await self._coordination.children("replicators"):
-            if site != self.us.site:
-                read = await self._coordination.read(ReplicatorReport, f"replicators/{site}")
-                found += [read[0]] if read is not None and read[0].durable is not None else []
-        here = self.archive.position or Position()
-        return sorted(found, key=lambda one: -here.distance(Position.parse(one.durable or "")))
+            read = await self._coordination.read(ReplicatorReport, f"replicators/{site}")
+            if read is not None and read[0].durable is not None:
+                told[site] = here.distance(Position.parse(read[0].durable))
+        others = [one for one in self.settings.replicators if one.site != self.us.site]
+        return sorted(others, key=lambda one: -told.get(one.site, -1))
 
 
 async def _wait(event: asyncio.Event, ms: float) -> None:

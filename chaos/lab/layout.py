@@ -12,6 +12,7 @@ from typing import Any
 
 from chaos.lab.names import CLINICS_MAX, SITES, ZOOKEEPERS, Kind, Part, clinic_name, node_name, parts
 from cluster.errors import BadInput
+from cluster.records import Acks
 
 HOST = "127.0.0.1"
 DATABASE = "oscar"
@@ -59,6 +60,7 @@ class Request:
     tls: bool = True
     """Whether the replication links use it."""
     encrypt_archive: bool = False
+    acks: Acks = Acks.ONE
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -189,6 +191,7 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
         "name": "lab",
         "zookeeper": [f"{HOST}:{ports[f'zookeeper-{number}']}" for number in range(1, request.zookeepers + 1)],
         "initial_primary": node_name(SITES[0]),
+        "acks": request.acks.value,
         "sites": list(SITES),
         "token_file": str(layout.secret("token")),
         "accounts": {

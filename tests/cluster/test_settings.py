@@ -81,6 +81,7 @@ CONTRADICTIONS: dict[str, tuple[str, object, str]] = {
     "a call longer than the session": ("timing.call_deadline_ms", 6_000, "one slow call outlives the lease"),
     "a heartbeat slower than its deadline": ("timing.heartbeat_interval_ms", 3_000, "an idle stream looks dead"),
     "fencing longer than the session": ("timing.fence_deadline_ms", 6_000, "two primaries overlap"),
+    "a degradation that is never used": ("acks_all_degrade_after_ms", 5_000, "it would never be used"),
     "a primary that is no node": ("initial_primary", "nobody", "initial_primary 'nobody' is not the name of a node"),
     "one port for two purposes": ("nodes.0.admin_port", 3301, "admin_port must differ from its port"),
     "a site listed twice": ("sites", ["clinic", "toronto", "montreal", "toronto"], "site 'toronto' is used 2 times"),
@@ -111,6 +112,7 @@ BAD_FIELDS: dict[str, tuple[str, object, str]] = {
     "a port out of range": ("nodes.0.port", 70_000, "nodes.0.port: Input should be less than or equal to 65535"),
     "a port that is text": ("clinics.0.port", "mysql", "clinics.0.port: Input should be a valid integer"),
     "a server id of zero": ("nodes.0.server_id", 0, "nodes.0.server_id: Input should be greater than or equal to 1"),
+    "acks that are neither": ("acks", "two", "acks: Input should be 'one' or 'all'"),
     "a name with a space": ("name", "my cluster", "name: String should match pattern"),
     "no duration at all": ("timing.session_ttl_ms", 0, "timing.session_ttl_ms: Input should be greater than"),
     "an unknown setting": ("timing.sesion_ttl_ms", 5, "timing.sesion_ttl_ms: Unexpected keyword argument"),
@@ -120,6 +122,14 @@ BAD_FIELDS: dict[str, tuple[str, object, str]] = {
     "one site alone": ("sites", ["clinic"], "sites: Tuple should have at least 2 items"),
     "a node that is no table": ("nodes", ["clinic"], "nodes.0"),
 }
+
+
+def test_a_degradation_sooner_than_a_slow_call_is_refused() -> None:
+    whole = {**raw(), "acks": "all", "acks_all_degrade_after_ms": 1_999}
+
+    with pytest.raises(BadInput, match="one slow second leaves a site out"):
+        settings.check(whole)
+    assert settings.check({**whole, "acks_all_degrade_after_ms": 2_000}).acks_all_degrade_after_ms == 2_000
 
 
 @pytest.mark.parametrize(("path", "value", "sentence"), BAD_FIELDS.values(), ids=BAD_FIELDS.keys())

@@ -10,6 +10,7 @@ from chaos.lab import render
 from chaos.lab.layout import Layout, Option, Request, check, parse_option, port_names, settings_of
 from cluster import settings
 from cluster.errors import BadInput
+from cluster.records import Acks
 
 PLACE = Path("/tmp/lab")
 
@@ -89,11 +90,13 @@ def test_everything_wrong_is_said_at_once() -> None:
 @pytest.mark.parametrize("clinics", [1, 20])
 @pytest.mark.parametrize("zookeepers", [1, 3])
 def test_the_settings_of_every_lab_are_accepted_by_their_reader(clinics: int, zookeepers: int) -> None:
-    request = Request(directory=PLACE, clinics=clinics, zookeepers=zookeepers)
+    acks = Acks.ALL if zookeepers == 3 else Acks.ONE
+    request = Request(directory=PLACE, clinics=clinics, zookeepers=zookeepers, acks=acks)
     check(request)
 
     loaded = settings.check(tomllib.loads(render.toml(settings_of(request, ports_of(request)))))
 
+    assert loaded.acks is acks
     assert loaded.initial_primary == "db-clinic"
     assert [node.server_id for node in loaded.nodes] == [1, 2, 3]
     assert [one.server_id for one in loaded.replicators] == [101, 102, 103]

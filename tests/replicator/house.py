@@ -20,7 +20,7 @@ from kazoo.exceptions import NoNodeError
 from cluster import clock, records
 from cluster.certificates import Issued, issue, make_authority
 from cluster.position import Position
-from cluster.records import Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
+from cluster.records import Acks, Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Tls
 from replicator.framing import GIB
 from replicator.keys import NO_KEYS, Keys, add_key, read_keys
@@ -68,6 +68,7 @@ class House:
         self.hidden_ports: dict[str, int] = {}
         """Where a database really listens when a test has put something between it and the rest."""
         self.lineage: list[LineageEntry] = []
+        self.serial = 0
         self.client = KazooClient(hosts=zookeeper)
         self.client.start()
         self.tls: Tls | None = None
@@ -215,7 +216,7 @@ class House:
 
     # -- what the controller would write ----------------------------------------------------------------------------
 
-    def begin_epoch(self, site: str, *, ackers: tuple[str, ...] = ()) -> EpochRecord:
+    def begin_epoch(self, site: str, *, ackers: tuple[str, ...] = (), acks: Acks = Acks.ONE) -> EpochRecord:
         """Name the database of `site` primary of the next epoch, from its present binlog file on."""
         server = self.servers[site]
         server.run("FLUSH BINARY LOGS")
@@ -228,14 +229,17 @@ class House:
             since=clock.utc_now(), proof="a test", lineage=tuple(self.lineage),
         )  # fmt: skip
         if ackers:
-            self.name_ackers(*ackers, epoch=entry.epoch)
+            self.name_ackers(*ackers, epoch=entry.epoch, acks=acks)
         self.put("epoch", record)
         return record
 
-    def name_ackers(self, *ackers: str, epoch: int) -> None:
-        self.put(
-            "durability", DurabilityRecord(epoch=epoch, mode=Durability.SYNC, ackers=ackers, since=clock.utc_now())
-        )
+    def name_ackers(self, *ackers: str, epoch: int, acks: Acks = Acks.ONE) -> int:
+        """Write who acknowledges; return the serial of the record."""
+        self.serial += 1
+        record = DurabilityRecord(epoch=epoch, mode=Durability.SYNC, ackers=ackers, acks=acks, since=clock.utc_now(),
+                                  serial=self.serial)  # fmt: skip
+        self.put("durability", record)
+        return self.serial
 
     def put(self, path: str, record: object) -> None:
         full = f"{self.root}/{path}"

@@ -10,6 +10,8 @@ import pymysql
 import pytest
 
 from cluster import clock
+from cluster.position import Position
+from cluster.records import Acks
 from tests.replicator.house import House, until
 from tests.servers.mariadb import SEMI_SYNC_FOREVER_MS, MariaDBServer
 from tests.servers.zookeeper import ZooKeeperServer
@@ -47,11 +49,11 @@ class Writer(threading.Thread):
             connection.close()
 
 
-def primary_of(house: House, *ackers: str, **options: object) -> MariaDBServer:
+def primary_of(house: House, *ackers: str, acks: Acks = Acks.ONE, **options: object) -> MariaDBServer:
     primary = house.database("clinic", **SEMI_SYNC, **options)
     primary.run("SET GLOBAL rpl_semi_sync_master_enabled=OFF", "CREATE DATABASE d",
                 "CREATE TABLE d.t (a INT PRIMARY KEY, b TEXT)", "SET GLOBAL rpl_semi_sync_master_enabled=ON")  # fmt: skip
-    house.begin_epoch("clinic", ackers=ackers)
+    house.begin_epoch("clinic", ackers=ackers, acks=acks)
     return primary
 
 
@@ -75,8 +77,9 @@ def test_a_commit_waits_for_the_named_acker_and_for_nobody_else(house: House) ->
     assert not house.await_health("montreal", lambda _: True, what="any").acknowledging
 
 
-def test_a_named_acker_in_the_primarys_own_site_acknowledges_nothing(house: House) -> None:
-    primary = primary_of(house, "clinic")
+@pytest.mark.parametrize("acks", [Acks.ONE, Acks.ALL])
+def test_a_named_acker_in_the_primarys_own_site_acknowledges_nothing(house: House, acks: Acks) -> None:
+    primary = primary_of(house, "clinic", acks=acks)
     house.replicator("clinic")
     report = house.await_health("clinic", lambda report: report.connected, what="connected")
     writer = Writer(primary)
@@ -85,6 +88,81 @@ def test_a_named_acker_in_the_primarys_own_site_acknowledges_nothing(house: Hous
 
     assert writer.acknowledged == []
     assert "own site" in report.why
+
+
+def together(house: House) -> tuple[MariaDBServer, Writer]:
+    """Return a primary whose commits Toronto and Montreal acknowledge together, and a writer that writes."""
+    primary = primary_of(house, "toronto", "montreal", acks=Acks.ALL)
+    for site in ("toronto", "montreal"):
+        house.replicator(site)
+    writer = Writer(primary)
+    writer.start()
+    until(lambda: len(writer.acknowledged) > 10, what="commits")
+    for site in ("toronto", "montreal"):
+        house.await_health(site, lambda report: report.acknowledging, what="acknowledging")
+    return primary, writer
+
+
+def has_stopped(writer: Writer) -> bool:
+    """Return whether no commit was acknowledged for a while, after one that was just being."""
+    time.sleep(BLOCKED_SECONDS)
+    count = len(writer.acknowledged)
+    time.sleep(BLOCKED_SECONDS)
+    return len(writer.acknowledged) == count
+
+
+def test_under_all_a_commit_waits_for_every_named_site_until_a_narrower_set_is_recorded(house: House) -> None:
+    """Frozen, not dead: its connections stay open, and what it said before is not what it has now."""
+    _, writer = together(house)
+    house.replicators["montreal"].freeze()
+    waited = has_stopped(writer)
+    stopped_at = len(writer.acknowledged)
+    report = house.await_health("toronto", lambda report: report.waits_for, what="waiting for a word")
+    serial = house.name_ackers("toronto", epoch=1, acks=Acks.ALL)
+    until(lambda: len(writer.acknowledged) > stopped_at + 10, what="commits go on with the narrower set")
+    house.await_health("toronto", lambda report: report.serial == serial, what="acting on the new record")
+    house.replicators["montreal"].thaw()
+    house.name_ackers("toronto", "montreal", epoch=1, acks=Acks.ALL)
+    house.await_health("montreal", lambda report: report.acknowledging, what="acknowledging again")
+    count = len(writer.acknowledged)
+    until(lambda: len(writer.acknowledged) > count + 10, what="commits with the full set")
+
+    assert waited
+    assert report.waits_for == ("montreal",)
+    assert "montreal" in report.why
+
+
+def test_under_all_the_word_of_a_sealed_acker_counts_no_more(house: House) -> None:
+    """Sealing one of them is the fence: the other, that nobody can reach, acknowledges nothing more by itself."""
+    primary, writer = together(house)
+    status, answer = house.post("montreal", "/v1/seal", epoch=1, until=None, deadline_ms=5000)
+    stopped = has_stopped(writer)
+    acknowledged = len(writer.acknowledged)
+    writer.stopped.set()
+    sealed = Position.parse(str(answer["durable"]))
+    report = house.health("toronto")
+
+    assert (status, stopped) == (200, True)
+    assert report is not None
+    assert report.acknowledged is not None
+    assert sealed.covers(Position.parse(report.acknowledged)), "one sealed acker has all that was acknowledged"
+    assert acknowledged > 0
+    assert primary.alive
+
+
+def test_under_all_every_acker_has_everything_acknowledged_after_kill_9_of_both_under_load(house: House) -> None:
+    _, writer = together(house)
+    until(lambda: len(writer.acknowledged) > 200, what="commits")
+    for site in ("toronto", "montreal"):
+        house.replicators[site].kill()
+    time.sleep(BLOCKED_SECONDS)
+    promised = len(writer.acknowledged)
+    counts = {}
+    for site in ("toronto", "montreal"):
+        files = sorted((house.archive(site) / "epochs" / "0000000001-1").glob("binlog.*"))
+        counts[site] = archived_inserts(house, files, site=site)
+
+    assert min(counts.values()) >= promised
 
 
 def test_a_change_of_ackers_moves_the_acknowledgements(house: House) -> None:
@@ -181,12 +259,12 @@ def test_everything_acknowledged_survives_kill_9_of_the_replicator_under_load(ho
         assert (primary.datadir / path.name).read_bytes()[: len(ours)][30:] == ours[30:]
 
 
-def archived_inserts(house: House, files: list[Path]) -> int:
+def archived_inserts(house: House, files: list[Path], *, site: str = "toronto") -> int:
     """Return how many rows the database's own tool finds in archived files, read through `oscar-ha archive cat`."""
     command = str(Path(sys.executable).parent / "oscar-ha")
     count = 0
     for path in files:
-        data = subprocess.run([command, "archive", "cat", path.name, "--archive", str(house.archive("toronto"))],
+        data = subprocess.run([command, "archive", "cat", path.name, "--archive", str(house.archive(site))],
                               capture_output=True, check=True, timeout=30).stdout  # fmt: skip
         shown = subprocess.run(["mariadb-binlog", "--verify-binlog-checksum", "--base64-output=decode-rows", "-v", "-"],
                                input=data, capture_output=True, check=True, timeout=60).stdout  # fmt: skip

@@ -1,6 +1,7 @@
 """Epochs follow each other: what the new primary never had is set aside, what is missing here is fetched from others."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tests.replicator.house import House, until
 from tests.servers.mariadb import MariaDBServer
 
 pytestmark = pytest.mark.servers
+
+FILLS_FAILED = 3
+"""Clinic and Toronto are asked once each in a round: so this is in the second one."""
 
 
 def cluster_of(house: House, *replicators: str) -> MariaDBServer:
@@ -120,6 +124,37 @@ def test_a_replicator_that_missed_epochs_fetches_them_from_another(house: House)
 
     for epoch in (1, 2, 3):
         assert files_before_the_next(house, "montreal", epoch) == files_before_the_next(house, "toronto", epoch)
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+def test_an_acker_that_lacks_the_end_of_an_epoch_waits_until_everybody_has_answered(
+    house: House, still_there: bool
+) -> None:
+    """Silence is not an answer: who is away may have it. Who answers that it has nothing is no reason to wait."""
+    primary = cluster_of(house, "toronto", "montreal")
+    house.replicators["montreal"].kill()
+    primary.run("INSERT INTO d.t VALUES (2, 'two')")
+    house.await_durable("toronto", house.position("clinic"))
+    house.await_applied("toronto", house.position("clinic"))
+    house.replicators["toronto"].kill()
+    primary.kill()
+    house.servers["toronto"].run("STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL rpl_semi_sync_master_enabled=ON")
+    house.begin_epoch("toronto", ackers=("montreal",))
+    if not still_there:
+        shutil.rmtree(house.archive("toronto"))
+    house.replicator("clinic")
+    house.replicator("montreal")
+    log = house.directory / "montreal.log"
+    until(lambda: log.read_text().count("fill.failed") >= FILLS_FAILED, what="asked for in vain")
+    waiting = house.await_health("montreal", lambda report: report.connected, what="connected")
+    house.replicator("toronto")
+    report = house.await_health("montreal", lambda report: report.acknowledging, what="acknowledging")
+
+    assert (waiting.whole, waiting.acknowledging) == (False, False)
+    assert "earlier epoch" in waiting.why
+    assert report.whole
+    assert ("missing" in report.why) is not still_there
+    assert ("gap.nobody_has_it" in log.read_text()) is not still_there
 
 
 def test_a_sealed_replicator_levels_with_one_that_is_ahead(house: House) -> None:

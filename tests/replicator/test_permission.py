@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cluster.clock import Nanos
-from cluster.records import Durability, DurabilityRecord
-from replicator.permission import Standing, may_acknowledge
+from cluster.position import Position
+from cluster.records import Acks, Durability, DurabilityRecord
+from replicator.permission import Heard, Standing, all_have, lacking, may_acknowledge
 
 NAMED = DurabilityRecord(epoch=3, mode=Durability.SYNC, ackers=("toronto",), since="")
 MAY = Standing(
@@ -39,3 +40,43 @@ def test_the_named_acker_with_a_lease_may() -> None:
 )
 def test_nobody_else_may(standing: tuple[str, Standing]) -> None:
     assert not may_acknowledge(standing[1], Nanos(99))
+
+
+TOGETHER = replace(MAY, durability=replace(NAMED, ackers=("toronto", "montreal"), acks=Acks.ALL))
+HERE = Position.parse("0-1-100")
+SAID = Heard(epoch=3, durable=HERE, until=Nanos(100))
+
+
+def test_alone_nobodys_word_is_needed() -> None:
+    assert all_have(MAY, {}, HERE, Nanos(99))
+    assert lacking(MAY, {}, Nanos(99)) == ()
+    assert all_have(replace(MAY, durability=replace(NAMED, acks=Acks.ALL)), {}, HERE, Nanos(99))
+
+
+def test_together_the_others_must_have_said_that_they_have_it() -> None:
+    assert all_have(TOGETHER, {"montreal": SAID}, HERE, Nanos(99))
+    assert lacking(TOGETHER, {"montreal": SAID}, Nanos(99)) == ()
+
+
+@pytest.mark.parametrize(
+    "heard",
+    {
+        "nothing was heard": {},
+        "somebody else said it": {"clinic": SAID},
+        "it was too long ago": {"montreal": replace(SAID, until=Nanos(99))},
+        "it was said of an older epoch": {"montreal": replace(SAID, epoch=2)},
+        "it was said of a newer epoch": {"montreal": replace(SAID, epoch=4)},
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_word_that_does_not_count_is_missing(heard: tuple[str, dict[str, Heard]]) -> None:
+    assert not all_have(TOGETHER, heard[1], HERE, Nanos(99))
+    assert lacking(TOGETHER, heard[1], Nanos(99)) == ("montreal",)
+
+
+def test_a_word_covers_what_it_says_and_nothing_more() -> None:
+    heard = {"montreal": replace(SAID, durable=Position.parse("0-1-99"))}
+
+    assert all_have(TOGETHER, heard, Position.parse("0-1-99"), Nanos(99))
+    assert not all_have(TOGETHER, heard, HERE, Nanos(99))
+    assert lacking(TOGETHER, heard, Nanos(99)) == ()
