@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from cluster.clock import Nanos
 
+NO_SERVER = 0
+"""The server id of tools that are no server; any number of them may read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -48,7 +51,7 @@ def to_leave(guests: Mapping[int, Guest], room: int) -> int | None:
 
 def no_stream_for(server_id: int, reading: Sequence[int], known: Set[int], limits: Limits) -> str | None:
     """Return why a stream cannot begin beside those of the ids in `reading`, None when it can."""
-    if server_id in known or server_id in reading:
+    if server_id in known or (server_id != NO_SERVER and server_id in reading):
         return None  # one for each: its older stream ends
     strangers = sum(1 for one in reading if one not in known)
     if strangers < limits.streams_of_strangers:

@@ -215,10 +215,10 @@ def ends_transaction(event: memoryview) -> bool:
     return text in (b"COMMIT", b"ROLLBACK") or text.startswith((b"XA COMMIT", b"XA ROLLBACK"))
 
 
-def fake_rotate(file: str, offset: int, *, server_id: int) -> bytes:
+def fake_rotate(file: str, offset: int, *, server_id: int, checksum: bool = True) -> bytes:
     """Return the artificial event that tells a replica which file and offset come next."""
     body = _ROTATE.pack(offset) + file.encode()
-    return an_event(Kind.ROTATE, body, server_id=server_id, flags=FLAG_ARTIFICIAL)
+    return an_event(Kind.ROTATE, body, server_id=server_id, flags=FLAG_ARTIFICIAL, checksum=checksum)
 
 
 def heartbeat(file: str, offset: int, *, server_id: int) -> bytes:

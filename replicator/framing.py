@@ -168,9 +168,16 @@ def packet(payload: bytes, sequence: int) -> bytes:
 
 
 def an_event(
-    kind: int, body: bytes, *, server_id: int, end_position: int = 0, flags: int = 0, timestamp: int = 0
+    kind: int,
+    body: bytes,
+    *,
+    server_id: int,
+    end_position: int = 0,
+    flags: int = 0,
+    timestamp: int = 0,
+    checksum: bool = True,
 ) -> bytes:
     """Return an event of our own making, checksum included; without a timestamp unless one is given."""
-    size = HEADER_BYTES + len(body) + CRC_BYTES
+    size = HEADER_BYTES + len(body) + (CRC_BYTES if checksum else 0)
     data = HEADER.pack(timestamp, kind, server_id, size, end_position & 0xFFFFFFFF, flags) + body
-    return data + _U32.pack(crc32(data))
+    return data + _U32.pack(crc32(data)) if checksum else data

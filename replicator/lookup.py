@@ -49,6 +49,23 @@ def locate(archive: Archive, wanted: Position) -> Place:
     return Place(one, segment, offset, position, None if position == wanted else wanted)
 
 
+def place_of(archive: Archive, file: str, offset: int) -> Place:
+    """Return the place that a tool names by file and offset; where epochs have files of one name, in the newest.
+
+    Without a name it is the beginning of the archive. Raises Refused.
+    """
+    named = [(one, segment) for one in archive.epochs.values() for segment in one.segments
+             if segment.boundary > FIRST_OFFSET and file in ("", segment.file)]  # fmt: skip
+    if not named:
+        raise Refused(f"{file or 'anything'} is not in this archive", hint="oscar-ha archive ls shows what is")
+    one, segment = named[-1] if file else named[0]
+    position = position_at(one, segment.file, max(offset, FIRST_OFFSET))
+    if position is None:
+        raise Refused(f"{segment.file}:{offset} is not a boundary of epoch {one.epoch} in this archive",
+                      hint="begin at the file's first event, 4, or where a transaction ends")  # fmt: skip
+    return Place(one, segment, max(offset, FIRST_OFFSET), position, None)
+
+
 def _beyond(one: EpochArchive, end: Position, wanted: Position) -> Refused:
     if one.end is not None and not one.complete:
         return Refused(f"the archive of epoch {one.epoch} ends at {end}, the replica has {wanted}: it lies in a gap",

@@ -22,7 +22,7 @@ from cluster.errors import BadInput, OscarHaError, Refused
 from cluster.position import Position
 from cluster.settings import Tls
 from replicator import admission, door, lookup, wire
-from replicator.admission import Guest, Limits
+from replicator.admission import NO_SERVER, Guest, Limits
 from replicator.archive import Archive
 from replicator.door import COMMAND_BYTES_MAX, Account, Client
 from replicator.frames import Damaged
@@ -40,10 +40,11 @@ AHEAD_WAIT_MS = 10_000
 HEARTBEAT_SECONDS_MIN, HEARTBEAT_SECONDS_DEFAULT = 0.1, 1.0
 NANOS_PER_SECOND = 1_000_000_000
 _GTID_POS = re.compile(r"select\s+binlog_gtid_pos\(\s*'([^']*)'\s*,\s*(\d+)\s*\)", re.IGNORECASE)
-_SELECT = re.compile(r"select\s+(@@?[\w.]+|unix_timestamp\(\))(\s+limit\s+1)?", re.IGNORECASE)
-_SHOW = re.compile(r"show\s+variables\s+like\s+'([\w%]+)'", re.IGNORECASE)
-NO_SERVER = 0
-"""The server id of tools that are no server; any number of them may read."""
+_SELECT = re.compile(r"select\s+(@@?[\w.]+|unix_timestamp\(\)|version\(\))(\s+limit\s+1)?;?", re.IGNORECASE)
+_SHOW = re.compile(r"show\s+(?:global\s+)?variables\s+like\s+['\"]([\w%]+)['\"];?", re.IGNORECASE)
+_STATUS = re.compile(r"show\s+(?:master|binary\s+log|binlog)\s+status;?", re.IGNORECASE)
+VARIABLES_MAX = 64
+VERSION = wire.SERVER_VERSION.decode().removeprefix("5.5.5-")
 log = structlog.get_logger()
 
 
@@ -75,6 +76,7 @@ class Server:
         """By the number of their connection."""
         self._account, self._files = account, files
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._clients: dict[int, Client] = {}
         self._unproven: dict[int, Guest] = {}
         self._asking: dict[int, Guest] = {}
         self._numbers = itertools.count(1)
@@ -140,6 +142,7 @@ class Server:
                 client = await door.let_in(bare, number, self._account, self._files)
             self._unproven.pop(number, None)
             if client is not None:
+                self._clients[number] = client
                 await Session(self, number, address, client).run()
                 client.writer.close()
         except (OSError, EOFError, TimeoutError):
@@ -151,6 +154,7 @@ class Server:
         finally:
             for guests in (self._unproven, self._asking):
                 guests.pop(number, None)
+            self._clients.pop(number, None)
             del self._tasks[number]
             if client is not None and not client.writer.is_closing():
                 client.writer.transport.abort()
@@ -191,6 +195,15 @@ class Session:
         "@@version_comment": "oscar-ha replicator",
         "@@global.binlog_checksum": "CRC32",
         "@@max_allowed_packet": "1073741824",
+        "@@version": VERSION,
+        "version()": VERSION,
+    }
+    _SHOWN: ClassVar[dict[str, str]] = {
+        "rpl_semi_sync_master_enabled": "ON",
+        "binlog_checksum": "CRC32",
+        "binlog_format": "ROW",
+        "binlog_row_image": "FULL",
+        "version": VERSION,
     }
 
     def __init__(self, server: Server, number: int, address: str, client: Client) -> None:
@@ -236,7 +249,7 @@ class Session:
     async def _query(self, query: str) -> None:
         assigned = wire.assignment(query)
         lower = query.lower()
-        if assigned is not None:
+        if assigned is not None and len(self._variables) < VARIABLES_MAX:
             self._variables[assigned[0]] = assigned[1]
             await self._send(wire.ok())
         elif lower.startswith(("set ", "kill ")):
@@ -246,11 +259,11 @@ class Session:
         elif (asked := _SELECT.fullmatch(query)) is not None and (value := self._known(asked[1].lower())) is not None:
             await self._value(asked[1], value)
         elif (asked := _SHOW.fullmatch(query)) is not None:
-            value = {"server_id": str(self._server.server_id), "rpl_semi_sync_master_enabled": "ON"}.get(
-                asked[1].lower()
-            )
+            value = (self._SHOWN | {"server_id": str(self._server.server_id)}).get(asked[1].lower())
             found = () if value is None else ((asked[1], value),)
             await self._send(*wire.rows(("Variable_name", "Value"), found))
+        elif _STATUS.fullmatch(query) is not None:
+            await self._send(*wire.rows(("File", "Position", "Binlog_Do_DB", "Binlog_Ignore_DB"), self._end()))
         else:
             await self._send(wire.error(wire.ER_PARSE, "a replicator answers only what replicas ask", state="42000"))
 
@@ -264,6 +277,12 @@ class Session:
         if name in ("@@global.server_id", "@@server_id"):
             return str(self._server.server_id)
         return self._CONSTANTS.get(name)
+
+    def _end(self) -> list[tuple[str, ...]]:
+        """Return where the archive ends: a tool that names no place begins there."""
+        held = [one for one in self._server.archive.epochs.values() if one.segments]
+        last = held[-1].segments[-1] if held else None
+        return [] if last is None else [(last.file, str(last.boundary), "", "")]
 
     def _position_at(self, file: str, offset: int) -> str | None:
         one = self._server.archive.epochs.get(self._epoch() or 0)
@@ -300,12 +319,15 @@ class Session:
         server = self._server
         stream = Stream(server.archive, packets, self._writer, server.news, server.metrics, server_id=server.server_id,
                         heartbeat_seconds=self._heartbeat_seconds(), epoch=self._epoch(),
-                        until_end=bool(dump.flags & DUMP_NON_BLOCK))  # fmt: skip
+                        until_end=bool(dump.flags & DUMP_NON_BLOCK),
+                        checksum_first=self._variables.get("master_binlog_checksum") != "NONE")  # fmt: skip
         if stream.epoch is not None:
             await stream.follow_file(dump.file, dump.offset)
         state = self._variables.get("slave_connect_state")
         if state is None:
-            raise Refused("this archive is read by GTID", hint="CHANGE MASTER TO master_use_gtid=slave_pos")
+            log.info("serve.attached", replica=dump.server_id, file=dump.file, offset=dump.offset)
+            await stream.follow_place(await asyncio.to_thread(lookup.place_of, server.archive, dump.file, dump.offset))
+            return
         log.info("serve.attached", replica=dump.server_id, position=state)
         await stream.follow_place(await self._located(dump, Position.parse(state)))
 

@@ -48,10 +48,13 @@ class Stream:
     def __init__(
         self, archive: Archive, packets: wire.EventPackets, writer: asyncio.StreamWriter, news: News, metrics: Metrics,
         *, server_id: int, heartbeat_seconds: float, epoch: int | None, until_end: bool,
+        checksum_first: bool = True,
     ) -> None:  # fmt: skip
         self.epoch = epoch
         self._archive, self._packets, self._writer, self._news, self._metrics = archive, packets, writer, news, metrics
         self._server_id, self._heartbeat_seconds, self._until_end = server_id, heartbeat_seconds, until_end
+        self._checksum = checksum_first
+        """Whether the reader expects checksums before it has seen the first format description, which says so."""
 
     async def follow_place(self, place: Place) -> None:
         """Send everything behind `place`, through all epochs, for ever. Raises when it cannot go on."""
@@ -93,7 +96,9 @@ class Stream:
             await self._write(self._packets.event(again))
 
     async def _rotate(self, file: str, offset: int) -> None:
-        await self._write(self._packets.event(events.fake_rotate(file, offset, server_id=self._server_id)))
+        rotate = events.fake_rotate(file, offset, server_id=self._server_id, checksum=self._checksum)
+        self._checksum = True
+        await self._write(self._packets.event(rotate))
 
     async def _file(self, segment: Segment, offset: int) -> int:
         """Send one file from `offset` to its end, and return that. Raises Ended at the end of the newest, when nobody waits."""
@@ -163,6 +168,8 @@ class Stream:
             if follower is not None and follower.boundary > FIRST_OFFSET:
                 await self._begin(follower, FIRST_OFFSET)
                 return one, follower, FIRST_OFFSET
+            if self._until_end:
+                raise Ended
             await self._wait(news, segment.file, offset)
 
 

@@ -165,7 +165,7 @@ def dump_of(payload: bytes) -> Dump:
     if len(payload) < 1 + _DUMP.size:
         raise MalformedStream("a dump command that is cut off")
     offset, flags, server_id = _DUMP.unpack_from(payload, 1)
-    return Dump(offset, flags, server_id, payload[1 + _DUMP.size :].decode(errors="replace"))
+    return Dump(offset, flags, server_id, payload[1 + _DUMP.size :].rstrip(b"\0").decode(errors="replace"))
 
 
 class EventPackets:

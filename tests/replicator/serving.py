@@ -2,20 +2,27 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from struct import Struct
+from typing import Any, Self
+
+import pymysql
 
 from cluster.position import Position
 from cluster.settings import Timing, Tls
+from replicator import wire
 from replicator.admission import Limits
 from replicator.archive import Archive, Resume
 from replicator.door import Account
+from replicator.events import FLAG_ARTIFICIAL
+from replicator.framing import HEADER, NEED_DATA, PacketFramer, packet
 from replicator.metrics import Metrics
 from replicator.serve import Server
-from replicator.source import Target, Wanted, opened
+from replicator.source import DUMP_ANNOTATE, Target, Wanted, opened
 from tests.replicator.binlog import Binlog
 from tests.servers.process import free_port
 
@@ -101,3 +108,64 @@ def read_from(serving: Serving, **more: Any) -> Iterator[Any]:
     wanted = Wanted(resume=Resume(FILE, 4, Position()), epoch=1)
     with opened(serving.target(**more), wanted, TIMING) as stream:
         yield stream
+
+
+class Reader:
+    """A client that attaches as a tool does; what comes is taken only when asked for."""
+
+    def __init__(self, port: int, *, server_id: int = 0, receive_buffer_bytes: int | None = None) -> None:
+        raw = socket.socket()
+        if receive_buffer_bytes is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        raw.settimeout(10)
+        raw.connect(("127.0.0.1", port))
+        self._server_id = server_id
+        self.connection = pymysql.connect(user=ACCOUNT.user, password=ACCOUNT.password, host="127.0.0.1",
+                                          defer_connect=True, ssl_disabled=True, autocommit=None)  # fmt: skip
+        self.connection.connect(raw)
+        self.raw = raw
+        self._framer = PacketFramer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.close()
+
+    def query(self, text: str) -> Any:
+        with self.connection.cursor() as cursor:
+            cursor.execute(text)
+            return cursor.fetchall()
+
+    def dump(self, file: str = "", offset: int = 4, *, flags: int = DUMP_ANNOTATE, **variables: str) -> Self:
+        """Ask for the stream, after setting variables."""
+        for name, value in variables.items():
+            self.query(f"SET @{name} = '{value}'")
+        payload = Struct("<BIHI").pack(wire.COM_BINLOG_DUMP, offset, flags, self._server_id) + file.encode()
+        self.raw.sendall(packet(payload, 0))
+        return self
+
+    def packets(self) -> Iterator[bytes]:
+        """Yield the payload of each packet until the stream ends."""
+        while True:
+            while (one := self._framer.next_packet()) is not NEED_DATA:
+                yield bytes(one)
+            count = self.raw.recv_into(self._framer.space())
+            if count == 0:
+                return
+            self._framer.filled(count)
+
+    def events(self, end: bytes) -> list[bytes]:
+        """Return the events that are not artificial, until `end` has come, or the stream has ended."""
+        found = list[bytes]()
+        for payload in self.packets():
+            if payload[0] == 0xFF:
+                raise AssertionError(payload[3:].decode())
+            if payload[0] == 0xFE:
+                return found
+            event = payload[1:]
+            if not HEADER.unpack_from(event)[5] & FLAG_ARTIFICIAL and HEADER.unpack_from(event)[4]:
+                found.append(event)
+            if event == end:
+                return found
+        raise AssertionError("the stream broke off")
