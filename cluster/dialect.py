@@ -125,6 +125,10 @@ class Session(Protocol):
         """End a session. One that is gone already is fine."""
         ...
 
+    def shut_down(self) -> None:
+        """Let the server process end by itself."""
+        ...
+
     def commits_stop_waiting(self) -> None:
         """Switch semi-sync off. Releases waiting commits as done: call only when no client session is left."""
         ...

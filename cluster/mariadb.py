@@ -253,6 +253,9 @@ class MariaDbSession:
             if not isinstance(error.__cause__, pymysql.MySQLError) or error.__cause__.args[0] != NO_SUCH_SESSION:
                 raise
 
+    def shut_down(self) -> None:
+        self._do("SHUTDOWN")
+
     def commits_stop_waiting(self) -> None:
         self._do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
 

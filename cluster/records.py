@@ -105,6 +105,56 @@ class DurabilityRecord:
         return (*groups_of(self.acks, self.ackers), *self.former)
 
 
+class SeedPhase(StrEnum):
+    """How far the seeding of a node is."""
+
+    CONNECTING = "connecting"
+    COPYING = "copying"
+    PREPARING = "preparing"
+    PROVING = "proving"
+    """The copy is started once, by itself, and told its position."""
+    STARTING = "starting"
+    CATCHING_UP = "catching up"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def over(self) -> bool:
+        """Return whether nothing more happens by itself."""
+        return self in (SeedPhase.DONE, SeedPhase.FAILED)
+
+    @property
+    def replaces(self) -> bool:
+        """Return whether the node's data is being replaced: nobody may use its server."""
+        return not self.over and self is not SeedPhase.CATCHING_UP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedReport:
+    """The seeding of a node that runs, or the last one that ended."""
+
+    id: str
+    donor: str
+    phase: SeedPhase
+    began: str
+    bytes: int = 0
+    bytes_total: int | None = None
+    """About what will come; the donor goes on growing."""
+    bytes_per_second: float | None = None
+    position: str | None = None
+    """Where the copy stands in the history, once that is known."""
+    kept: str | None = None
+    """Where the old data directory was put."""
+    why: str = ""
+
+    @property
+    def percent(self) -> float | None:
+        """Return how much of the data has come; None while nobody knows how much there is."""
+        if self.phase is SeedPhase.COPYING:
+            return min(99.9, 100 * self.bytes / self.bytes_total) if self.bytes_total else None
+        return 0.0 if self.phase is SeedPhase.CONNECTING else 100.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
     """What a watchdog saw of its database, and what it does about it."""
@@ -136,6 +186,7 @@ class NodeReport:
     url: str
     position_age_ms: float | None = None
     """How long ago `position` was read; it may have grown since."""
+    seeding: SeedReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

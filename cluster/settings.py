@@ -90,10 +90,36 @@ class Node:
     """MariaDB's `extra_port`: still answers when `max_connections` is used up."""
     pid_file: Path
     watchdog_port: Port
+    data_directory: Path | None = None
+    """This and the next three are needed to seed the node anew, or to seed another one from it."""
+    socket: Path | None = None
+    option_file: Path | None = None
+    """The server's option file, with everything it is started with."""
+    start_command: tuple[str, ...] = ()
+    """Starts the server: `systemctl start mariadb`, or the server itself. It is run with a deadline, never by a shell."""
+    seed_port: Port | None = None
+    """Where the node gives its data away; any free port if not set."""
 
     @property
     def watchdog_url(self) -> str:
         return f"http://{self.host}:{self.watchdog_port}"
+
+    def missing_to_receive(self) -> tuple[str, ...]:
+        """Return the settings without which this node cannot be seeded."""
+        needed = ("data_directory", "option_file", "start_command")
+        return tuple(name for name in needed if not getattr(self, name))
+
+    def missing_to_give(self) -> tuple[str, ...]:
+        """Return the settings without which no other node can be seeded from this one."""
+        return tuple(name for name in ("data_directory", "socket") if not getattr(self, name))
+
+
+@checked(config=_STRICT, kw_only=True)
+class Seeding:
+    """How a node is built from another one."""
+
+    megabytes_per_second_max: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """What the donor sends at most; without it as much as disks and network allow."""
 
 
 @checked(config=_STRICT, kw_only=True)
@@ -197,6 +223,7 @@ class Settings:
     tls: Tls | None = None
     """Without it the replication links carry plain text."""
     archive: ArchiveRules = Field(default_factory=ArchiveRules)
+    seeding: Seeding = Field(default_factory=Seeding)
     nodes: tuple[Node, ...] = Field(min_length=2)
     replicators: tuple[Replicator, ...] = Field(min_length=2)
     controllers: tuple[Controller, ...] = Field(min_length=1)
@@ -290,6 +317,7 @@ def contradictions(settings: Settings) -> list[str]:
     ids = [node.server_id for node in settings.nodes] + [one.server_id for one in settings.replicators]
     problems += [f"{text}: two with one id disconnect each other for ever" for text in _repeated("server_id", ids)]
     problems += _repeated("address", _addresses(settings))
+    problems += _relative_paths(settings)
     for kind, sites in (
         ("nodes", [node.site for node in settings.nodes]),
         ("replicators", [one.site for one in settings.replicators]),
@@ -359,12 +387,22 @@ def _addresses(settings: Settings) -> list[str]:
     pairs: list[tuple[str, int | None]] = []
     for node in settings.nodes:
         pairs += [(node.host, node.port), (node.host, node.admin_port), (node.host, node.watchdog_port)]
+        pairs += [(node.host, node.seed_port)]
     for one in settings.replicators:
         pairs += [(one.host, one.port), (one.host, one.http_port)]
     pairs += [(one.host, one.port) for one in settings.controllers]
     for clinic in settings.clinics:
         pairs += [(clinic.host, clinic.port), (clinic.host, clinic.runtime_port)]
     return [f"{_canonical(host)}:{port}" for host, port in pairs if port is not None]
+
+
+def _relative_paths(settings: Settings) -> list[str]:
+    return [
+        f"{name} {str(path)!r} of node {node.name!r} must begin with /: a server and its backup look from different places"
+        for node in settings.nodes
+        for name in ("data_directory", "socket", "option_file")
+        if (path := getattr(node, name)) is not None and not path.is_absolute()
+    ]
 
 
 def _canonical(host: str) -> str:

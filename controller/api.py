@@ -17,12 +17,14 @@ from cluster.errors import BadInput, Conflict, DeadlinePassed, Refused
 from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.settings import Settings
+from controller import seeding
 from controller.choose import Candidate, rank
 from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
 from controller.model import ORDER, Kind, PlanRecord, View
+from controller.seed import plan_seeding
 
 REQUEST_DEADLINE_MS = 90_000
 HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX = 20, 500
@@ -58,6 +60,7 @@ class Api:
                 web.get("/metrics", self.metrics),
                 web.post("/v1/switchover", self.switchover),
                 web.post("/v1/failover", self.failover),
+                web.post("/v1/nodes/{node}/reinitialize", self.reinitialize),
                 web.post("/v1/pause", self.pause),
                 web.delete("/v1/pause", self.resume),
             ]
@@ -116,6 +119,29 @@ class Api:
     async def failover(self, request: web.Request) -> web.Response:
         """Change of primary by an operator's word: `{to?, allow_data_loss?, dry_run?, why?}`."""
         return await self._change(request, Kind.FAILOVER, {"to", "dry_run", "why", "allow_data_loss"})
+
+    async def reinitialize(self, request: web.Request) -> web.Response:
+        """Build a node anew from another one: `{from?, force?, keep?, dry_run?, why?}`. Answers when it has begun."""
+        body = await body_of(request)
+        _only(body, {"from", "force", "keep", "dry_run", "why"})
+        node, why = request.match_info["node"], _why(body, "an operator asked")
+        if not self.loop.world.leadership.valid():
+            return web.json_response(await self._pass_on(request, body))
+        await self.mirror.refresh()
+        if self.mirror.get(PlanRecord, "plan") is not None:
+            raise Conflict("a plan is running: a repair waits for it", hint="see GET /v1/plan")
+        plan = plan_seeding(
+            self.mirror.view(), node, requested=_optional_text(body, "from"), force=_flag(body, "force")
+        )
+        seeding.require_settings(self.settings, plan)
+        if _flag(body, "dry_run"):
+            return web.json_response(seeding.describe(plan))
+        log.info("audit", verb="reinitialize", node=node, donor=plan.donor, why=why, peer=request.remote)
+        return web.json_response(
+            await seeding.hand_over(
+                self.client, self.settings, plan, force=_flag(body, "force"), keep=_flag(body, "keep")
+            )
+        )
 
     async def pause(self, request: web.Request) -> web.Response:
         """No automatic action until resumed: `{why?}`."""

@@ -102,6 +102,8 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
         against.append("its watchdog does not report")
     elif report.database is not Database.UP:
         against.append(f"its database is {report.database.value}")
+    elif report.seeding is not None and report.seeding.phase.replaces:
+        against.append(f"its data is being replaced by a copy of {report.seeding.donor}'s")
     elif report.position is None:
         against.append("its position is not known")
     else:
@@ -132,12 +134,13 @@ def _judge_history(view: View, position: str, target: Position | None) -> list[s
 def _judge_version(view: View, version: str | None) -> list[str]:
     primary = view.node(view.epoch.primary) if view.epoch else None
     reference = primary.report.server_version if primary and primary.report else None
-    if version is None or reference is None or _numbers(version) >= _numbers(reference):
+    if version is None or reference is None or numbers_of(version) >= numbers_of(reference):
         return []
     return [f"its server {version} is older than the primary's {reference}"]
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Return the numbers of a server's version, so that they can be compared."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 

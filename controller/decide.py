@@ -9,7 +9,7 @@ from enum import Enum
 
 from cluster.lineage import History, judge_history
 from cluster.position import Position
-from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, NodeReport, Role
+from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, NodeReport, Role, SeedPhase
 from controller.ackers import acker_repair, acts_on, outside
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
@@ -214,6 +214,9 @@ def warnings(view: View) -> tuple[str, ...]:
             found.append(f"{node.name}: its watchdog does not report")
         elif node.report.role not in (Role.PRIMARY, Role.STANDBY):
             found.append(f"{node.name} is {node.report.role.value}: {node.report.why}")
+            seeding = node.report.seeding
+            if seeding is not None and seeding.phase is SeedPhase.FAILED and seeding.why not in node.report.why:
+                found.append(f"{node.name}: seeding it from {seeding.donor} failed: {seeding.why}")
         elif node.report.role is Role.STANDBY and not is_current(node):
             lag = "an unknown time" if node.report.lag_ms is None else f"{node.report.lag_ms / 1000:.0f} s"
             found.append(f"{node.name} is {lag} behind: {node.report.why}")

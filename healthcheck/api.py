@@ -11,8 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from cluster import http, records
 from cluster.errors import BadInput
-from cluster.settings import Milliseconds
+from cluster.settings import Milliseconds, Name
 from healthcheck.judge import DEFAULT_MAX_LAG_MS, MS_PER_SECOND
+from healthcheck.seed_framing import TOKEN_BYTES
 from healthcheck.watchdog import Watchdog
 
 Request = TypeVar("Request")
@@ -42,6 +43,27 @@ class DrainRequest:
     epoch: Epoch
     position: str
     deadline_ms: Milliseconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinitializeRequest:
+    """Replace this node's data by a copy of the donor's."""
+
+    epoch: Epoch
+    donor: Name
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+    """Names the seeding, and the folder into which the old data directory goes."""
+    force: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveRequest:
+    """Give a copy of this node's data to who brings the token."""
+
+    epoch: Epoch
+    receiver: Name
+    token: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TOKEN_BYTES}}}$")]
 
 
 def application(watchdog: Watchdog, token: str) -> web.Application:
@@ -88,7 +110,18 @@ def _add_commands(app: web.Application, watchdog: Watchdog) -> None:
     async def open_(request: web.Request) -> Mapping[str, Any]:
         return {"role": await watchdog.open((await _asked(request, EpochRequest)).epoch)}
 
-    commands = {"fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_}
+    async def reinitialize(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, ReinitializeRequest)
+        return asdict(await watchdog.seeding.take(body.epoch, body.donor, body.id, force=body.force, keep=body.keep))
+
+    async def give(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, GiveRequest)
+        return {"port": await watchdog.seeding.give(body.epoch, body.receiver, body.token)}
+
+    commands = {
+        "fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_,
+        "reinitialize": reinitialize, "give": give,
+    }  # fmt: skip
     for verb, command in commands.items():
         app.router.add_post(f"/v1/{verb}", _answered(command))
 

@@ -24,6 +24,9 @@ class Signal(StrEnum):
     """The server process ended, or another one began: it was born fenced."""
     REJECT = "reject"
     """The server lacks what a node of the cluster must have."""
+    SEED = "seed"
+    """Its data is being replaced by a copy of another node's."""
+    SEED_ENDED = "seed ended"
 
 
 ROLES: Mapping[tuple[Role, Signal], Role] = {
@@ -42,6 +45,12 @@ ROLES: Mapping[tuple[Role, Signal], Role] = {
     (Role.STANDBY, Signal.FENCE): Role.STANDBY,
     (Role.STANDBY, Signal.LOST_SOURCE): Role.FENCED,
     (Role.PRIMARY, Signal.FENCE): Role.FENCED,
+    (Role.FENCED, Signal.SEED): Role.JOINING,
+    (Role.STANDBY, Signal.SEED): Role.JOINING,
+    (Role.JOINING, Signal.SEED): Role.JOINING,
+    (Role.FAILED, Signal.SEED): Role.JOINING,
+    (Role.JOINING, Signal.SEED_ENDED): Role.FENCED,  # the new data must prove itself like any other
+    (Role.FENCED, Signal.SEED_ENDED): Role.FENCED,
     (Role.FAILED, Signal.FENCE): Role.FAILED,
     (Role.FAILED, Signal.REJECT): Role.FAILED,
 } | {(role, Signal.NEW_SERVER): Role.FENCED for role in Role}

@@ -37,6 +37,11 @@ class Server:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+
     def close(self) -> None:
         """Let the pidfd go."""
         os.close(self.pidfd)

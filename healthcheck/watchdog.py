@@ -28,6 +28,7 @@ from healthcheck.memory import MemoryFile
 from healthcheck.metrics import Metrics
 from healthcheck.prober import Prober
 from healthcheck.roles import Signal, advance, allows
+from healthcheck.seeding import Seeding
 from healthcheck.worker import Worker
 
 LEASE_LOOK_SECONDS = 0.1
@@ -35,6 +36,8 @@ EPOCH_REREAD_SECONDS = 5.0
 ACCOUNTS_LOOK_MS = 5_000
 RESTART_REPLICATION_MS = 2_000
 KILL_DEADLINE_MS = 1_000.0
+STOP_DEADLINE_MS = 60_000.0
+"""A server that is to be replaced may take this long to end by itself."""
 MS_PER_SECOND = 1000
 CAUGHT_UP_LOOKS = 2
 Result = TypeVar("Result")
@@ -107,6 +110,7 @@ class Watchdog:
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
+        self.seeding = Seeding(self, secrets)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Watchdog:
             replicating=self._replicating(),
             why=self._why(database),
             url=self.node.watchdog_url,
+            seeding=self.seeding.report,
         )
 
     def _database(self) -> Database:
@@ -176,6 +181,8 @@ class Watchdog:
         return None if slow is None else slow.replication is not None and slow.replication.running
 
     def _why(self, database: Database) -> str:
+        if (seeded := self.seeding.why()) is not None:
+            return seeded
         if database is not Database.UP:
             return f"the database is {database.value}: {self.prober.trouble or self.why}"
         if self.role is Role.PRIMARY and self.heartbeat.waits:
@@ -203,6 +210,7 @@ class Watchdog:
                 self._lease_loop,
                 self._epoch_loop,
                 self._heartbeat_loop,
+                self.seeding.run,
             ):
                 group.create_task(loop())
 
@@ -336,6 +344,8 @@ class Watchdog:
         slow = self.prober.slow
         if slow is None or self.role not in (Role.JOINING, Role.STANDBY) or self._acting.locked():
             return
+        if self.seeding.replacing:
+            return
         if slow.replication is None:
             self._signal(Signal.LOST_SOURCE, "replication has no source: somebody removed it")
         elif slow.replication.receiving and not slow.replication.complete:
@@ -356,6 +366,8 @@ class Watchdog:
     def _on_death(self) -> None:
         self._met = ""
         self._signal(Signal.NEW_SERVER, "the server process ended")
+        if self.seeding.replacing:
+            self._signal(Signal.SEED, "its data is being replaced")
         log.warning("server.died")
 
     # -- the epoch ----------------------------------------------------------------------------------------------------
@@ -416,6 +428,7 @@ class Watchdog:
     async def promote(self, epoch: int) -> Promoted:
         """Make the database ready to be opened for `epoch`; it stays read-only. The same answer for the same epoch."""
         self._require_current(epoch)
+        self.seeding.stop_giving(f"promoted for epoch {epoch}")
         async with self._acting:
             generation = self.prober.generation
             if self.memory.generation == generation and self.memory.promoted_epoch == epoch:
@@ -471,6 +484,7 @@ class Watchdog:
         """Wait until `position` is applied and return where the database is. Raises DeadlinePassed."""
         if epoch < self.memory.sealed_epoch or (self.record is not None and epoch < self.record.epoch):
             raise FencedOut(f"epoch {epoch} is older than {max(self._seen_epoch, self.memory.sealed_epoch)}")
+        self.seeding.stop_giving("what was received must be applied now")
         wanted = Position.parse(position)
         wait_ms = deadline_ms or self.timing.step_deadline_ms
 
@@ -543,6 +557,7 @@ class Watchdog:
 
     async def _close(self, why: str, *, polite: bool = False, limit_ms: float | None = None) -> Fenced:
         """Close the database or kill its process. From the first line on `/primary` says no."""
+        self.seeding.stop_giving(why)  # its locks would make the fence wait
         limit_ms = limit_ms or self.timing.fence_deadline_ms
         deadline = clock.after(clock.now(), limit_ms)
         follows = self.role in (Role.STANDBY, Role.JOINING)
@@ -592,6 +607,50 @@ class Watchdog:
         log.info("fenced", how=how, position=position, why=self.why)
         return Fenced(True, position, how)
 
+    # -- seeding: what healthcheck/seeding.py is lent ------------------------------------------------------------------
+
+    @property
+    def seen_epoch(self) -> int:
+        return self._seen_epoch
+
+    @property
+    def database(self) -> Database:
+        return self._database()
+
+    @property
+    def running(self) -> bool:
+        return self.prober.server is not None
+
+    def own_history(self) -> str | None:
+        """Return what this server has that the cluster has not. Raises Unreachable when nobody can know."""
+        if self._database() is not Database.UP or self.record is None or self.prober.probe is None:
+            raise Unreachable("its position is not known")
+        return self._ahead()
+
+    def seeding_begins(self, why: str) -> None:
+        self._signal(Signal.SEED, why)
+
+    def seeding_ended(self, why: str) -> None:
+        self._signal(Signal.SEED_ENDED, why)
+
+    def tell_changes(self) -> None:
+        self._tell_changes()
+
+    async def stop_server(self) -> None:
+        """End the server process, politely first; it is gone when this returns. Raises DeadlinePassed."""
+        server, ended = self.prober.server, clock.after(clock.now(), STOP_DEADLINE_MS)
+        if server is None:
+            return
+        try:
+            await self._actor.run(self._in_session, lambda session: session.shut_down())
+        except OscarHaError as error:
+            log.warning("server.asked_by_signal", error=str(error))
+            server.ask_to_end()
+        while self.prober.server is server:
+            if clock.seconds_left(ended) == 0.0:
+                await self._kill("it does not end by itself")
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
+
     # -- below --------------------------------------------------------------------------------------------------------
 
     def _signal(self, signal: Signal, why: str) -> None:
@@ -639,6 +698,8 @@ class Watchdog:
             raise FencedOut(f"epoch {record.epoch} names {record.primary}")
 
     def _require_up(self, signal: Signal) -> None:
+        if self.seeding.replacing:
+            raise Refused(f"{self.node.name} is {self.seeding.why()}", hint="wait until that is over")
         database = self._database()
         if database is not Database.UP:
             raise Unreachable(f"the database is {database.value}: {self.prober.trouble or self.why}")
@@ -662,4 +723,6 @@ class Watchdog:
 
 def _essence(report: NodeReport) -> object:
     """Return what is worth telling at once: all but what changes all the time."""
-    return replace(report, position=None, position_age_ms=None, lag_ms=None)
+    seeding = report.seeding and replace(report.seeding, bytes=0, bytes_per_second=None)
+    why = "" if seeding and not seeding.phase.over else report.why
+    return replace(report, position=None, position_age_ms=None, lag_ms=None, seeding=seeding, why=why)

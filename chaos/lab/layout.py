@@ -228,6 +228,11 @@ def _node(layout: Layout, ports: Mapping[str, int], number: int, site: str) -> d
         "admin_port": ports[f"{name}/admin"],
         "pid_file": str(layout.pid_file(name)),
         "watchdog_port": ports[f"{name}/watchdog"],
+        "data_directory": str(layout.data(name)),
+        "socket": str(layout.socket(name)),
+        "option_file": str(layout.config(f"{name}.cnf")),
+        # So that the lab knows the new process as its own.
+        "start_command": ["oscar-ha", "lab", "start", name, "--dir", str(layout.directory)],
     }
 
 

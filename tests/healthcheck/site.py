@@ -6,12 +6,15 @@ controller would do is done here by hand: `make_primary` promotes, records the e
 
 import getpass
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ ACKER_HOST = "127.0.0.2"
 PORTS = 16
 POLL_SECONDS = 0.005
 WAIT_SECONDS = 10.0
+SEED_MEGABYTES_PER_SECOND = 12
+"""An empty server has about 18: long enough to be caught in the middle."""
 TIMING = {
     "session_ttl_ms": 3000,
     "lease_margin_ms": 500,
@@ -74,7 +79,11 @@ def make_settings(directory: Path, zookeeper: str, name: str, **timing: int) -> 
         "timing": TIMING | timing,
         "nodes": [
             {"name": node, "site": site, "server_id": number, "port": node_ports[node], "admin_port": next(ports),
-             "pid_file": str(directory / node / "server.pid"), "watchdog_port": next(ports)}
+             "pid_file": str(directory / node / "server.pid"), "watchdog_port": next(ports),
+             "data_directory": str(directory / node / "data"), "socket": str(directory / node / "s.sock"),
+             "option_file": str(directory / node / "server.cnf"),
+             # A server that a watchdog starts is nobody's child when that watchdog is killed: so its life is limited.
+             "start_command": ["timeout", "300", "mariadbd", f"--defaults-file={directory / node / 'server.cnf'}"]}
             for number, (node, site) in enumerate((("one", "clinic"), ("two", "toronto")), start=1)
         ],
         "replicators": [
@@ -82,6 +91,7 @@ def make_settings(directory: Path, zookeeper: str, name: str, **timing: int) -> 
              "http_port": next(ports), "archive": str(directory / site)}
             for number, site in enumerate(("clinic", "toronto"))
         ],
+        "seeding": {"megabytes_per_second_max": SEED_MEGABYTES_PER_SECOND},
         "controllers": [{"name": "nobody", "site": "clinic", "port": next(ports)}],
     }  # fmt: skip
     path = directory / "cluster.toml"
@@ -140,6 +150,23 @@ class DatabaseNode(MariaDBServer):
         ours = {"init_file": str(init_file), "bind_address": f"127.0.0.1,{ACKER_HOST}"}
         self.options |= {name.replace("_", "-"): value for name, value in {**required, **ours, **options}.items()}
         self.port = node.port
+        self._write_option_file(directory / "server.cnf")
+
+    def _write_option_file(self, path: Path) -> None:
+        """Write what `start` gives on the command line, for a server that a watchdog starts."""
+        own = {"datadir": self.datadir, "socket": self.socket, "pid-file": self.pid_file, "port": self.port}
+        options = {**self.options, **own, "log-error": self.directory / "started.log"}
+        lines = [name if value is True else f"{name}={value}" for name, value in options.items()
+                 if value is not None and value is not False]  # fmt: skip
+        path.write_text("\n".join(["[mariadbd]", *lines]) + "\n")
+
+    def kill(self) -> None:
+        """Kill the server, also one that a watchdog started."""
+        super().kill()
+        with suppress(OSError, ValueError):
+            pid = int(self.pid_file.read_text())
+            if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
     def connect(self, user: str = "oscar_ha", password: str = SECRETS["admin"], **arguments: Any) -> "Connection[Any]":
         where: dict[str, Any] = {"unix_socket": str(self.socket)}

@@ -1,0 +1,236 @@
+"""A standby is built from a running server, under write load; whatever dies on the way, the node is as it was.
+
+Node one gives, node two is built. Nobody acknowledges here (a replicator does in a whole cluster), so semi-sync is off.
+One cluster for all: each test leaves node two a standby, and the last ones end the primary.
+"""
+
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import clock
+from cluster.records import SeedPhase
+from tests.conftest import require
+from tests.healthcheck.site import WAIT_SECONDS, Site, eventually
+from tests.servers.zookeeper import ZooKeeperServer
+
+pytestmark = pytest.mark.servers
+SEED_SECONDS = 60.0
+FENCE_MS_MAX = 2_000.0
+WRITE_PAUSE_SECONDS = 0.05
+"""A standby that applies with one thread must be able to catch up on a busy machine."""
+TABLES = {
+    "seed_innodb": "(id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(100), KEY (note)) ENGINE=InnoDB",
+    "seed_aria": "(id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(100)) ENGINE=Aria",
+    "seed_myisam": "(id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(100)) ENGINE=MyISAM",
+    "seed_no_key": "(id INT, note VARCHAR(100)) ENGINE=InnoDB",
+    "seed_no_key_myisam": "(id INT, note VARCHAR(100)) ENGINE=MyISAM",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, zookeeper: ZooKeeperServer, oscar_template: Path
+) -> Iterator[Site]:
+    """Node one is the primary, node two a standby that the tests destroy."""
+    missing = [name for name in ("mariadb-backup", "mbstream") if shutil.which(name) is None]
+    require(f"{', '.join(missing)} (package mariadb-backup)" if missing else "")
+    site = Site(tmp_path_factory.mktemp("seeding"), zookeeper.address, "seeding", oscar_template)
+    try:
+        site.start(standby=True)
+        site.make_primary()
+        site.make_standby()
+        site.one.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+        with site.one.client() as client, client.cursor() as cursor:
+            for name, columns in TABLES.items():
+                cursor.execute(f"CREATE TABLE {name} {columns}")
+                cursor.execute(f"INSERT INTO {name} (note) VALUES ('first'), ('second')")
+        yield site
+    finally:
+        site.close()
+
+
+class Load:
+    """A client for each table that writes until it is told to stop."""
+
+    def __init__(self, site: Site) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(site, name)) for name in TABLES]
+        self.written = dict.fromkeys(TABLES, 0)
+        self.slowest_ms = 0.0
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(WAIT_SECONDS)
+
+    def _write(self, site: Site, table: str) -> None:
+        with site.one.client() as client, client.cursor() as cursor:
+            while not self._stop.wait(WRITE_PAUSE_SECONDS):
+                began = clock.now()
+                cursor.execute(f"INSERT INTO {table} (note) VALUES ('{self.written[table]}')")
+                self.written[table] += 1
+                self.slowest_ms = max(self.slowest_ms, clock.ms_between(began, clock.now()))
+
+
+_ids = (f"seed-{number}" for number in range(1, 100))
+
+
+def reinitialize(site: Site, seeding: str, *, donor: str = "one", **more: Any) -> tuple[int, dict[str, Any]]:
+    return site.watchdog_two.tell("reinitialize", epoch=1, donor=donor, id=seeding, **more)
+
+
+def begin(site: Site, **more: Any) -> str:
+    """Begin a seeding and return its name."""
+    seeding = next(_ids)
+    status, answer = reinitialize(site, seeding, **more)
+    assert status == 200, answer
+    return seeding
+
+
+def wait_phase(site: Site, seeding: str, *phases: SeedPhase) -> Mapping[str, Any]:
+    def there() -> Mapping[str, Any] | None:
+        report = site.watchdog_two.health()["seeding"]
+        return report if report and report["id"] == seeding and report["phase"] in phases else None
+
+    try:
+        found: Mapping[str, Any] = eventually(there, seconds=SEED_SECONDS, what=f"never {phases}")
+    except AssertionError:
+        raise AssertionError(f"never {phases}: {site.watchdog_two.health()}\n{site.watchdog_two.log_tail()}") from None
+    return found
+
+
+def wait_seeded(site: Site, seeding: str) -> Mapping[str, Any]:
+    found = wait_phase(site, seeding, SeedPhase.DONE, SeedPhase.FAILED)
+    assert found["phase"] == SeedPhase.DONE, (found, site.watchdog_two.log_tail())
+    assert site.watchdog_two.health()["role"] == "standby"
+    return found
+
+
+def wait_standby_again(site: Site) -> None:
+    """The server on the old data runs again; it follows by itself, or when it is told to, as a controller does."""
+    report = site.watchdog_two.wait_for(database="up", epoch=1, seconds=SEED_SECONDS)
+    if report["role"] == "fenced":
+        site.watchdog_two.tell("follow", epoch=1)
+    site.watchdog_two.wait_for(role="standby", seconds=SEED_SECONDS)
+
+
+def require_equal(site: Site) -> None:
+    """Both nodes hold the same at the same position."""
+    head = site.one.value("SELECT @@gtid_binlog_pos")
+    assert site.two.value(f"SELECT MASTER_GTID_WAIT('{head}', 30)") == 0, site.two.run("SHOW SLAVE STATUS")
+    names = ", ".join(f"oscar.{name}" for name in (*TABLES, "chart", "log"))
+    sums = [node.run(f"CHECKSUM TABLE {names}") for node in (site.one, site.two)]
+    assert sums[0] == sums[1]
+    assert all(checksum is not None for _, checksum in sums[0])
+
+
+def leftovers(site: Site) -> list[str]:
+    return sorted(path.name for path in (site.directory / "two").glob("data.*") if path.suffix != ".json")
+
+
+def destroy(site: Site) -> None:
+    site.two.kill()
+    site.watchdog_two.wait_for(database="down")
+    shutil.rmtree(site.two.datadir)
+
+
+def test_a_destroyed_standby_is_built_anew_under_write_load_and_equals_the_primary(cluster: Site) -> None:
+    with Load(cluster) as load:
+        destroy(cluster)
+        seeding = begin(cluster)
+        copying = wait_phase(cluster, seeding, SeedPhase.COPYING)
+        wait_phase(cluster, seeding, SeedPhase.CATCHING_UP, SeedPhase.DONE, SeedPhase.FAILED)
+    done = wait_seeded(cluster, seeding)
+    require_equal(cluster)
+    assert min(load.written.values()) > 0
+    assert copying["bytes_total"] > 1_000_000
+    assert done["bytes"] > 1_000_000
+    assert leftovers(cluster) == []
+    assert cluster.two.value("SELECT @@read_only") == 1
+
+
+def test_what_cannot_work_is_refused_before_anything_is_touched(cluster: Site) -> None:
+    generation = cluster.watchdog_two.health()["generation"]
+    good: dict[str, Any] = {"epoch": 1, "donor": "one", "id": "seed-0"}
+    for wrong, reason in (
+        ({"donor": "nobody"}, "there is no node"),
+        ({"epoch": 0}, "epoch"),
+        ({"id": "../x"}, "id"),
+        ({"token": "x"}, "unauthorized"),
+    ):
+        status, answer = cluster.watchdog_two.tell("reinitialize", **(good | wrong))
+        assert status >= 400, (wrong, answer)
+        assert reason in str(answer), answer
+    status, answer = cluster.watchdog_one.tell("reinitialize", epoch=1, donor="two", id="seed-0")
+    assert (status, "primary" in str(answer)) == (409, True)
+    assert cluster.watchdog_two.health()["generation"] == generation
+
+
+def test_a_node_with_transactions_of_its_own_is_seeded_only_by_a_persons_word_and_they_are_kept(cluster: Site) -> None:
+    """Nothing is thrown away. And its new binlog begins where the copy stands: it may be promoted at once (TRAPS.md 26)."""
+    with cluster.two.connect() as own, own.cursor() as cursor:
+        cursor.execute("STOP SLAVE")
+        cursor.execute("RESET SLAVE ALL")
+        cursor.execute("INSERT INTO oscar.chart VALUES (4711)")
+    eventually(lambda: "ahead" in cluster.watchdog_two.health()["why"], what="it says that it is ahead")
+    status, answer = reinitialize(cluster, "seed-0")
+    assert (status, "ahead" in str(answer)) == (409, True)
+    seeding = begin(cluster, force=True)
+    done = wait_seeded(cluster, seeding)
+
+    kept = cluster.two.datadir.with_name(f"data.before-seed-{seeding}")
+    assert (done["kept"], (kept / "oscar" / "chart.ibd").exists()) == (str(kept), True)
+    (oldest, *_), *_ = cluster.two.run("SHOW BINARY LOGS")
+    _, gtid_list = cluster.two.run(f"SHOW BINLOG EVENTS IN '{oldest}' LIMIT 2")
+    assert gtid_list[5] == f"[{done['position']}]"
+    require_equal(cluster)
+    shutil.rmtree(kept)
+
+
+def test_a_watchdog_killed_at_any_phase_leaves_the_node_as_it_was_or_goes_on(cluster: Site) -> None:
+    for phase in (SeedPhase.COPYING, SeedPhase.PREPARING, SeedPhase.STARTING):
+        seeding = begin(cluster)
+        wait_phase(cluster, seeding, phase, SeedPhase.CATCHING_UP, SeedPhase.DONE)
+        cluster.watchdog_two.kill()
+        cluster.watchdog_two.start()
+        ended = wait_phase(cluster, seeding, SeedPhase.DONE, SeedPhase.FAILED)
+        assert ended["phase"] == (SeedPhase.DONE if phase is SeedPhase.STARTING else SeedPhase.FAILED), (phase, ended)
+        wait_standby_again(cluster)
+        assert not (cluster.directory / "two" / "data.seeding").exists()
+    require_equal(cluster)
+
+
+def test_a_donor_that_dies_in_the_middle_leaves_the_node_as_it_was(cluster: Site) -> None:
+    seeding = begin(cluster)
+    wait_phase(cluster, seeding, SeedPhase.COPYING)
+    cluster.watchdog_one.kill()  # the backup dies with it
+    failed = wait_phase(cluster, seeding, SeedPhase.FAILED)
+    cluster.watchdog_one.start()
+    eventually(cluster.watchdog_one.is_primary, what="it takes over what it had opened")
+    wait_standby_again(cluster)
+    assert "the connection" in failed["why"], failed
+    require_equal(cluster)
+
+
+def test_a_donor_that_is_fenced_drops_its_backup_first(cluster: Site) -> None:
+    """A failover never waits for a repair (TRAPS.md 35). The last test: the primary is no more."""
+    seeding = begin(cluster)
+    wait_phase(cluster, seeding, SeedPhase.COPYING)
+    began = clock.now()
+    cluster.watchdog_one.done("fence", epoch=1)
+    took_ms = clock.ms_between(began, clock.now())
+    failed = wait_phase(cluster, seeding, SeedPhase.FAILED)
+    backups = cluster.one.value("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'BACKUP%'")
+    assert took_ms < FENCE_MS_MAX
+    assert backups == 0
+    assert "reinitialize" in failed["why"]
