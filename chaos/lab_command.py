@@ -34,6 +34,7 @@ one HAProxy per clinic, Prometheus. Everything listens on loopback and lies in o
 [bold]lab start db-clinic[/]           it comes back, and follows
 [bold]lab freeze host:db-toronto[/]    a host hangs; [bold]thaw[/] lets it go on
 [bold]lab kill site:montreal[/]        a whole site is gone
+[bold]rm -rf D/data/db-montreal[/]     after [bold]lab kill db-montreal[/]: [bold]oscar-ha reinitialize db-montreal[/] builds it anew
 [bold]lab down[/]                      nothing is left behind
 """
 WHAT_HELP = (

@@ -61,12 +61,7 @@ def reinitialize(
     report = records.decode(SeedReport, begun["seeding"], where="the answer")
     if wait:
         report = _watch(settings_file, node, report, quiet=as_json)
-    if as_json:
-        _print_json({**begun, "seeding": asdict(report)})
-    elif not wait:
-        typer.echo(f"{node} is being seeded from {report.donor}; see how far it is with: oscar-ha status")
-    if report.phase is SeedPhase.FAILED:
-        raise OscarHaError(f"{node} was not seeded: {report.why}", hint="mend that, then run this again")
+    _print_end(node, begun, report, as_json=as_json)
 
 
 def _post(settings_file: Path | None, node: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,9 +87,6 @@ def _watch(settings_file: Path | None, node: str, begun: SeedReport, *, quiet: b
                 seen, still_since = now_seen, clock.now()
             elif clock.ms_between(still_since, clock.now()) > STILL_SECONDS_MAX * 1000:
                 raise Unreachable(f"nothing changes for {STILL_SECONDS_MAX:.0f} s", hint="look at: oscar-ha status")
-    if not quiet and report.phase is SeedPhase.DONE:
-        kept = f"; its old data is in {report.kept}" if report.kept else ""
-        typer.echo(f"{node} is a standby again: {report.bytes} bytes from {report.donor} at {report.position}{kept}")
     return report
 
 
@@ -119,6 +111,19 @@ def _show(progress: Progress, task: TaskID, report: SeedReport, behind: object) 
         text = f"{text}, {behind} behind"
     total = report.bytes_total if report.phase is SeedPhase.COPYING else report.bytes or None
     progress.update(task, description=text, completed=report.bytes, total=total)
+
+
+def _print_end(node: str, begun: Mapping[str, Any], report: SeedReport, *, as_json: bool) -> None:
+    """Say how it ended, or that it has begun. Raises OscarHaError when it failed."""
+    kept = f"; its old data is in {report.kept}" if report.kept else ""
+    if as_json:
+        _print_json({**begun, "seeding": asdict(report)})
+    elif report.phase is SeedPhase.DONE:
+        typer.echo(f"{node} is a standby again: {report.bytes} bytes from {report.donor} at {report.position}{kept}")
+    elif not report.phase.over:
+        typer.echo(f"{node} is being seeded from {report.donor}; see how far it is with: oscar-ha status")
+    if report.phase is SeedPhase.FAILED:
+        raise OscarHaError(f"{node} was not seeded: {report.why}", hint="mend that, then run this again")
 
 
 def _print_plan(would: Mapping[str, Any]) -> None:

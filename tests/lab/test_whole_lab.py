@@ -3,17 +3,21 @@
 One lab for all, because a cluster that survives one fault must survive the next one too; every test leaves it ready.
 """
 
+import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chaos import checks
 from chaos.history import all_kept, outage_ms
 from chaos.lab import build, control, remove
-from chaos.lab.layout import Request
+from chaos.lab.layout import Layout, Request
 from chaos.lab_remote import Fault, RemoteLab, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
@@ -21,6 +25,7 @@ from chaos.traffic_journal import Journal
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import Refused
+from tests.lab import running
 
 pytestmark = pytest.mark.servers
 
@@ -208,6 +213,42 @@ def test_a_leader_killed_together_with_the_primary_is_succeeded(whole: Whole) ->
 
     rejoin = whole.lab.wait_rejoin(fault.node, deadline_ms=REJOIN_MS)
     assert rejoin.rejoined, rejoin.why
+
+
+def test_a_destroyed_standby_is_built_anew_from_the_other_one_while_the_clinics_write(whole: Whole) -> None:
+    """The donor's database dies in the middle of the first attempt; the next one works."""
+    whole.ready()
+    primary, _ = whole.lab.primary()
+    lost, donor = (node for node in ("db-montreal", "db-toronto", "db-clinic") if node != primary)
+    control.kill(whole.directory, lost)
+    shutil.rmtree(Layout(whole.directory).data(lost))
+    begun = reinitialize(whole, lost, "--no-wait", "--json")
+    assert json.loads(begun.stdout)["donor"] == donor, (begun.stdout, begun.stderr)
+    control.kill(whole.directory, donor)
+    wait_until(lambda: _seeding_runs(whole, lost), deadline_ms=REJOIN_MS, what="the first attempt is not over")
+    control.start(whole.directory, donor)
+    if _seeding(whole, lost)["phase"] != "done":
+        again = reinitialize(whole, lost, "--json")
+        assert again.returncode == 0, (again.stdout, again.stderr)
+    whole.ready()
+
+
+def reinitialize(whole: Whole, node: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    settings = str(Layout(whole.directory).settings)
+    return subprocess.run(
+        [running.COMMAND, "reinitialize", node, "--yes", "--settings", settings, *arguments],
+        capture_output=True, text=True, check=False, timeout=REJOIN_MS / 1000,
+    )  # fmt: skip
+
+
+def _seeding(whole: Whole, node: str) -> dict[str, Any]:
+    (found,) = (one for one in whole.lab.cluster()["nodes"] if one["node"] == node)
+    return dict(found.get("seeding") or {"phase": "unknown"})
+
+
+def _seeding_runs(whole: Whole, node: str) -> str:
+    phase = str(_seeding(whole, node)["phase"])
+    return "" if phase in ("done", "failed") else phase
 
 
 def test_a_frozen_host_is_replaced_and_acknowledges_nothing_when_it_thaws(whole: Whole) -> None:
