@@ -65,7 +65,9 @@ def issue(authority: Issued, hosts: Sequence[str], *, days: float = SERVER_DAYS)
     builder = _begun(_name(hosts[0]), authority.certificate.subject, key, days)
     builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    # The receiver of a copy proves itself to the donor too.
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = builder.add_extension(issuer, critical=False)
     return Issued(builder.sign(authority.key, hashes.SHA256()), key)

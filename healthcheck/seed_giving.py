@@ -45,10 +45,10 @@ def main() -> None:
 
 def give(order: GiveOrder) -> None:
     """Wait for the receiver, give it everything, say how it ended."""
-    link.require_private(order.host, order.papers)
+    link.require_private(order.host, order.tls)
     listening = link.listen(order.host, order.port)
     say(Line(port=int(listening.getsockname()[1])))
-    with link.accepted(listening, order.papers, order.deadline_ms) as connection:
+    with link.accepted(listening, order.tls, order.deadline_ms) as connection:
         _admit(connection, order.token)
         scratch = Path(tempfile.mkdtemp(prefix="oscar-ha-give-"))
         try:

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+from cluster import tls
 from cluster.errors import BadInput, MalformedStream, Unreachable
-from healthcheck.seed_orders import Papers
+from cluster.settings import Tls
 
 MS_PER_SECOND = 1000
 RECEIVE_BYTES = 1 << 18
 NOT_ENCRYPTED = "its data would go over the network in clear"
 
 
-def require_private(host: str, papers: Papers | None) -> None:
+def require_private(host: str, settings: Tls | None) -> None:
     """Raise BadInput where data would leave this machine unencrypted."""
-    if papers is None and not is_loopback(host):
+    if settings is None and not is_loopback(host):
         raise BadInput(f"{host}: {NOT_ENCRYPTED}", hint="give the cluster certificates in [tls] of the settings")
 
 
@@ -45,53 +46,52 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def give_context(papers: Papers) -> ssl.SSLContext:
+def give_context(settings: Tls) -> ssl.SSLContext:
     """Return the donor's side: only who has a certificate of the cluster is spoken to."""
-    return _with_papers(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), papers)
-
-
-def take_context(papers: Papers) -> ssl.SSLContext:
-    """Return the receiver's side: the donor must have a certificate of the cluster for its own host."""
-    return _with_papers(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), papers)
-
-
-def _with_papers(context: ssl.SSLContext, papers: Papers) -> ssl.SSLContext:
+    context = tls.server_context(settings)
     try:
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(papers.ca_file)
-        context.load_cert_chain(papers.certificate_file, papers.private_key_file)
+        context.load_verify_locations(settings.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise BadInput(f"the certificates of [tls] cannot be used: {error}", hint="mend the files it names") from error
+        raise BadInput(f"tls.ca_file {settings.ca_file}: {error}", hint="mend the named file") from error
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
+def take_context(settings: Tls) -> ssl.SSLContext:
+    """Return the receiver's side: the donor must have a certificate of the cluster for its own host."""
+    context = tls.client_context(settings)
+    try:
+        context.load_cert_chain(settings.certificate_file, settings.private_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"tls.certificate_file {settings.certificate_file}: {error}", hint="mend it") from error
+    return context
+
+
 @contextmanager
-def accepted(listening: socket.socket, papers: Papers | None, deadline_ms: float) -> Iterator[socket.socket]:
+def accepted(listening: socket.socket, settings: Tls | None, deadline_ms: float) -> Iterator[socket.socket]:
     """Give the connection of the one receiver."""
-    listening.settimeout(deadline_ms / MS_PER_SECOND)
-    with _translated("the receiver"):
+    with listening, _translated("the receiver"):
+        listening.settimeout(deadline_ms / MS_PER_SECOND)
         plain, _ = listening.accept()
-    listening.close()
     plain.settimeout(deadline_ms / MS_PER_SECOND)
     with plain, _translated("the receiver"):
-        if papers is None:
+        if settings is None:
             yield plain
         else:
-            with give_context(papers).wrap_socket(plain, server_side=True) as secured:
+            with give_context(settings).wrap_socket(plain, server_side=True) as secured:
                 yield secured
 
 
 @contextmanager
-def connected(host: str, port: int, papers: Papers | None, deadline_ms: float) -> Iterator[socket.socket]:
+def connected(host: str, port: int, settings: Tls | None, deadline_ms: float) -> Iterator[socket.socket]:
     """Give a connection to the donor."""
     with _translated("the donor"):
         plain = socket.create_connection((host, port), deadline_ms / MS_PER_SECOND)
     with plain, _translated("the donor"):
-        if papers is None:
+        if settings is None:
             yield plain
         else:
-            with take_context(papers).wrap_socket(plain, server_hostname=host) as secured:
+            with take_context(settings).wrap_socket(plain, server_hostname=host) as secured:
                 yield secured
 
 

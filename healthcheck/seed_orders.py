@@ -12,19 +12,11 @@ from typing import TypeVar
 
 from cluster import errors, records
 from cluster.errors import BadInput, OscarHaError
+from cluster.settings import Tls
 
 ORDER_BYTES_MAX = 65_536
 SAID_BYTES, SAID_CHARACTERS_MAX = 8_000, 400
 Order = TypeVar("Order")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Papers:
-    """Files that prove who we are, and who may speak to us."""
-
-    ca_file: Path
-    certificate_file: Path
-    private_key_file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +26,7 @@ class GiveOrder:
     host: str
     port: int
     token: str
-    papers: Papers | None
+    tls: Tls | None
     socket: Path
     data_directory: Path
     user: str
@@ -54,7 +46,7 @@ class TakeOrder:
     host: str
     port: int
     token: str
-    papers: Papers | None
+    tls: Tls | None
     option_file: Path
     data_directory: Path
     fresh: Path

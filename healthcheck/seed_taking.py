@@ -70,8 +70,8 @@ def take(order: TakeOrder) -> None:
 
 
 def _copy(order: TakeOrder, rooms: Path) -> None:
-    link.require_private(order.host, order.papers)
-    with link.connected(order.host, order.port, order.papers, order.deadline_ms) as connection:
+    link.require_private(order.host, order.tls)
+    with link.connected(order.host, order.port, order.tls, order.deadline_ms) as connection:
         connection.sendall(framing.hello(bytes.fromhex(order.token)))
         with _unpacking(order.fresh, rooms / "unpack") as unpacker:
             copy = _Copy(order.fresh, unpacker)

@@ -29,7 +29,7 @@ from cluster.records import Database, Role, SeedPhase, SeedReport
 from cluster.settings import Node, Secrets, Settings
 from healthcheck import seed_link
 from healthcheck.seed_giving import new_token
-from healthcheck.seed_orders import GiveOrder, Line, Papers, TakeOrder, last_words
+from healthcheck.seed_orders import GiveOrder, Line, TakeOrder, last_words
 from healthcheck.seed_places import Places, SeedMemory, interrupted
 from healthcheck.seed_worker import SeedWorker, search_path
 
@@ -137,7 +137,7 @@ class Seeding:
         if own is not None and not force:
             raise Diverged(own, hint="--force seeds it all the same; its data directory is then kept aside")
         source = self._host.settings.node(donor)
-        seed_link.require_private(source.host, self._papers())
+        seed_link.require_private(source.host, self._host.settings.tls)
         await asyncio.to_thread(self._require_room_for, places)
         token = new_token()
         port = await self._ask(source, epoch, token)
@@ -329,7 +329,7 @@ class Seeding:
         assert node.socket is not None, "it was looked at before"
         assert node.data_directory is not None, "it was looked at before"
         order = GiveOrder(
-            host=node.host, port=node.seed_port or 0, token=token, papers=self._papers(), socket=node.socket,
+            host=node.host, port=node.seed_port or 0, token=token, tls=self._host.settings.tls, socket=node.socket,
             data_directory=node.data_directory, user=host.settings.accounts.admin_user, password=self._secrets.admin,
             megabytes_per_second_max=host.settings.seeding.megabytes_per_second_max, deadline_ms=GIVE_SILENCE_MS,
         )  # fmt: skip
@@ -364,7 +364,7 @@ class Seeding:
         if missing:
             raise BadInput(f"the settings of node {node.name!r} lack {', '.join(missing)}", hint="add them")
         problems = _missing_programs()
-        seed_link.require_private(node.host, self._papers())
+        seed_link.require_private(node.host, self._host.settings.tls)
         if problems:
             raise BadInput(f"node {node.name!r} cannot give: {'; '.join(problems)}", hint="install them")
 
@@ -403,13 +403,10 @@ class Seeding:
         directory = self._host.node.data_directory
         return None if directory is None else Places(directory)
 
-    def _papers(self) -> Papers | None:
-        return None
-
     def _take_order(self, places: Places, source: Node, port: int, token: str) -> TakeOrder:
         assert self._host.node.option_file is not None, "it was looked at before"
         return TakeOrder(
-            host=source.host, port=port, token=token, papers=self._papers(), option_file=self._host.node.option_file,
+            host=source.host, port=port, token=token, tls=self._host.settings.tls, option_file=self._host.node.option_file,
             data_directory=places.data, fresh=places.fresh, user=self._host.settings.accounts.admin_user,
             password=self._secrets.admin, deadline_ms=TAKE_SILENCE_MS,
         )  # fmt: skip
