@@ -7,11 +7,10 @@ unknowingly needs `force`, and the refusal says what would be lost.
 from dataclasses import dataclass
 
 from cluster.errors import BadInput, Refused
-from cluster.lineage import History
 from cluster.position import Position
 from cluster.records import Database, NodeReport, Role
-from controller.choose import numbers_of
-from controller.decide import Reach, history_of, is_current, judge_primary
+from controller.choose import is_ours, numbers_of
+from controller.decide import Reach, is_current, judge_primary
 from controller.model import NodeFacts, View
 
 DONOR_LAG_MAX_MS = 10_000
@@ -104,10 +103,10 @@ def _dangers(view: View, node: NodeFacts) -> list[str]:
     others = [one for one in view.nodes if epoch and one.name not in (node.name, epoch.primary)]
     if is_current(node) and not any(is_current(one) for one in others):
         found.append("it is the only standby that could take over: until it is seeded a failover would not work")
-    if report and epoch and report.position is not None:
-        history = history_of(view, epoch, report.position)
-        if history is not History.EQUAL_OR_BEHIND:
-            found.append(f"it has transactions that the cluster has not ({report.position}): rescue them first")
+    position = report.position if report else None
+    # The head moves: a standby's report may be newer than the primary's, and then it only looks ahead.
+    if position is not None and not is_ours(view, position):
+        found.append(f"it has transactions that the cluster has not ({position}): rescue them first")
     return found
 
 
@@ -151,14 +150,9 @@ def _judge_state(view: View, other: NodeFacts, report: NodeReport) -> list[str]:
     if report.lag_ms is None or report.lag_ms > DONOR_LAG_MAX_MS:
         lag = "an unknown time" if report.lag_ms is None else f"{report.lag_ms / 1000:.0f} s"
         return [f"it is {lag} behind"]
-    known = view.epoch is not None and report.position is not None
-    if known and _history(view, report.position or "") is History.DIVERGED:
+    if report.position is not None and not is_ours(view, report.position):
         return [f"its history is another one ({report.position})"]
     return []
-
-
-def _history(view: View, position: str) -> History:
-    return history_of(view, view.epoch, position) if view.epoch is not None else History.EQUAL_OR_BEHIND
 
 
 def _judge_version(node: NodeFacts, report: NodeReport) -> list[str]:

@@ -42,6 +42,7 @@ SITUATIONS: dict[str, tuple[View, dict[str, Any], str]] = {
     "a healthy standby may be seeded while there is another": (with_nodes({}, {}, {}), {}, TORONTO),
     "the only standby is seeded by force": (with_nodes({}, DOWN, {}), {"force": True}, CLINIC),
     "a node ahead is seeded by force": (with_nodes({}, {}, {"position": "0-3-101"}), {"force": True}, TORONTO),
+    "the primary's report is older than the standby's": (with_nodes({}, {}, {"position": "0-1-150"}), {}, TORONTO),
     "a seeding that ended hinders nothing": (
         with_nodes({}, {}, {**DOWN, "seeding": replace(SEEDING, phase=SeedPhase.FAILED)}), {}, TORONTO),
     "a newer server cannot give to an older one": (
