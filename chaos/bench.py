@@ -1,5 +1,6 @@
 """`script/bench NAME`: measures, says what was measured against which goal, and writes it as JSON.
 
+The benches of the replicator (apply, commit, catchup, lag, memory) compare ours with the database's own in one run.
 The exit code is 0 only if everything ran and the safety goals hold; `--strict` makes the goals of speed count too.
 """
 
@@ -20,15 +21,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chaos import bench_failover, bench_figures
-from chaos.bench_figures import Goal
+from chaos import (
+    bench_apply,
+    bench_catchup,
+    bench_commit,
+    bench_failover,
+    bench_figures,
+    bench_lag,
+    bench_memory,
+)
+from chaos.bench_figures import Goal, Measured
 from chaos.run_folder import alone
 from cluster import clock
 from cluster.command import complain
 from cluster.errors import BadInput, OscarHaError
 
 FOLDER = Path("build/bench")
-RUNS, RUNS_MAX = 10, 200
+RUNS_MAX = 200
 COMMAND_DEADLINE_SECONDS = 10
 INTERRUPTED_EXIT_CODE = 130
 PLAIN_WIDTH = 160
@@ -45,7 +54,12 @@ class Result:
     problems: list[str]
 
 
-Bench = Callable[[int, int, Callable[[str], None]], Result]
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Something that can be measured; `runs` is how often when nobody says so."""
+
+    runs: int
+    run: Callable[[int, int, Callable[[str], None]], Result]
 
 
 def failover(runs: int, seed: int, say: Callable[[str], None]) -> Result:
@@ -56,12 +70,36 @@ def failover(runs: int, seed: int, say: Callable[[str], None]) -> Result:
     return Result(measured.values, bench_failover.UNITS, bench_failover.GOALS, measured.records(), measured.problems)
 
 
-BENCHES: Mapping[str, Bench] = {"failover": failover}
+def replication(
+    name: str, run: Callable[[Path, int, Callable[[str], None]], Measured], units: Mapping[str, str],
+    goals: tuple[Goal, ...], *, runs: int,
+) -> Bench:  # fmt: skip
+    """Return the bench of a module that measures the replicator."""
+
+    def measure(runs: int, _: int, say: Callable[[str], None]) -> Result:
+        folder = FOLDER.absolute()
+        # One at a time of all of them: two would measure each other.
+        with alone(folder, "replicator-bench"):
+            measured = run(folder / name, runs, say)
+        return Result(measured.values, units, goals, measured.records, measured.problems)
+
+    return Bench(runs, measure)
+
+
+BENCHES: Mapping[str, Bench] = {
+    "failover": Bench(10, failover),
+    "apply": replication("apply", bench_apply.run, bench_apply.UNITS, bench_apply.GOALS, runs=5),
+    "commit": replication("commit", bench_commit.run, bench_commit.UNITS, bench_commit.GOALS, runs=5),
+    "catchup": replication("catchup", bench_catchup.run, bench_catchup.UNITS, bench_catchup.GOALS, runs=5),
+    "lag": replication("lag", bench_lag.run, bench_lag.UNITS, bench_lag.GOALS, runs=5),
+    "memory": replication("memory", bench_memory.run, bench_memory.UNITS, bench_memory.GOALS, runs=1),
+}
+DEFAULT_RUNS = ", ".join(f"{name} {one.runs}" for name, one in BENCHES.items())
 
 
 def bench(
     name: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(BENCHES)}.")],
-    runs: Annotated[int, typer.Option(help=f"How often, 1 to {RUNS_MAX}.")] = RUNS,
+    runs: Annotated[int | None, typer.Option(help=f"How often, 1 to {RUNS_MAX}; {DEFAULT_RUNS}.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the moments of the faults.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Goals of speed count for the exit code too.")] = False,
@@ -69,11 +107,13 @@ def bench(
     """Measure one thing and compare it with its goals."""
     if name not in BENCHES:
         raise BadInput(f"there is no bench {name!r}", hint=f"one of: {', '.join(BENCHES)}")
+    chosen = BENCHES[name]
+    runs = chosen.runs if runs is None else runs
     if not 1 <= runs <= RUNS_MAX:
         raise BadInput(f"--runs {runs}", hint=f"choose from 1 to {RUNS_MAX}")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     started = clock.now()
-    result = BENCHES[name](runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
+    result = chosen.run(runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
     told = document(name, runs, result, clock.ms_between(started, clock.now()) / 1_000)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

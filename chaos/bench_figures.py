@@ -1,10 +1,10 @@
 """Figures and goals of a bench, as its JSON file has them. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 DECIMALS = 2
 
@@ -22,6 +22,20 @@ class Goal:
     @property
     def name(self) -> str:
         return self.figure if self.statistic == "median" else f"{self.figure}_{self.statistic}"
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a bench collects: the measurements by figure, a record of each trial, and what did not run as it must."""
+
+    values: dict[str, list[float]]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """Return one that has no measurement of these figures yet."""
+        return cls({name: [] for name in names})
 
 
 def figure(values: Sequence[float], unit: str) -> dict[str, Any]:
