@@ -121,7 +121,7 @@ def _watch(rig: Rig, number: int) -> Watched:
     with Watch(pid) as watch:
         threading.Event().wait(SETTLE_SECONDS)
         watch.phase = TRANSACTION
-        primary.run(f"INSERT INTO bench.big SELECT seq, REPEAT('x', {ROW_BYTES}) FROM seq_1_to_{ROWS}")
+        primary.run("USE bench", f"INSERT INTO big SELECT seq, REPEAT('x', {ROW_BYTES}) FROM seq_1_to_{ROWS}")
         end = primary.position()
         rig.wait_durable(TORONTO, end, deadline_ms=DEADLINE_MS)
         watch.phase = READING

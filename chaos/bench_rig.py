@@ -10,9 +10,9 @@ import secrets as random_secrets
 import shutil
 import urllib.request
 import uuid
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from chaos.lab.names import SITES, Part, node_name
 from cluster import clock, records
 from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
-from cluster.errors import OscarHaError
+from cluster.errors import OscarHaError, Unreachable
 from cluster.position import Position
 from cluster.records import Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Settings, read_secrets
@@ -57,19 +57,20 @@ class Database:
     socket: Path
     port: int
     user: str
-    password: str
+    password: str = field(repr=False)
 
     def connect(self) -> "Connection[Any]":
-        """Return a connection of the administrator, over the socket."""
-        return pymysql.connect(
-            unix_socket=str(self.socket), user=self.user, password=self.password, autocommit=True,
-            connect_timeout=CONNECT_DEADLINE_SECONDS, read_timeout=STATEMENT_DEADLINE_SECONDS,
-            write_timeout=STATEMENT_DEADLINE_SECONDS,
-        )  # fmt: skip
+        """Return a connection of the administrator, over the socket. Raises Unreachable."""
+        with _translated(self.site):
+            return pymysql.connect(
+                unix_socket=str(self.socket), user=self.user, password=self.password, autocommit=True,
+                connect_timeout=CONNECT_DEADLINE_SECONDS, read_timeout=STATEMENT_DEADLINE_SECONDS,
+                write_timeout=STATEMENT_DEADLINE_SECONDS,
+            )  # fmt: skip
 
     def run(self, *statements: str) -> Sequence[Sequence[Any]]:
-        """Run statements in one connection; return the rows of the last."""
-        with closing(self.connect()) as connection, connection.cursor() as cursor:
+        """Run statements in one connection; return the rows of the last. Raises Unreachable."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor, _translated(self.site):
             for statement in statements:
                 cursor.execute(statement)
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
@@ -292,6 +293,15 @@ class Rig:
     def _save(self, lab: Ledger) -> None:
         self._lab = lab
         ledger.write(self.layout, lab)
+
+
+@contextmanager
+def _translated(site: str) -> Iterator[None]:
+    """Turn what the driver raises into an error of ours."""
+    try:
+        yield
+    except pymysql.Error as error:
+        raise Unreachable(f"the database of {site}: {error}") from error
 
 
 class _Silent:

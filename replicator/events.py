@@ -25,6 +25,8 @@ FIRST_OFFSET = 4
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.[0-9]{6,10}")
 
 _GTID = Struct("<QIB")
+GTID_BYTES_MIN = HEADER_BYTES + _GTID.size + CRC_BYTES
+GTID_FLAGS_AT = HEADER_BYTES + _GTID.size - 1
 _LIST_COUNT = Struct("<I")
 _LIST_ENTRY = Struct("<IIQ")
 _LIST_COUNT_MASK = 0x0FFFFFFF
@@ -77,6 +79,11 @@ HELPERS = frozenset(
     {Kind.INTVAR, Kind.RAND, Kind.USER_VAR, Kind.ANNOTATE_ROWS, Kind.BEGIN_LOAD_QUERY, Kind.APPEND_BLOCK}
 )
 
+ROWS = frozenset(
+    int(kind) for kind in Kind if kind.name.startswith(("ANNOTATE", "TABLE_MAP", "WRITE_", "UPDATE_", "DELETE_ROWS"))
+)
+"""They stand inside of a transaction and neither begin nor end one."""
+
 
 class Mark(NamedTuple):
     """A group boundary of a file, for the sparse index."""
@@ -109,6 +116,24 @@ class GroupTracker:
         """Return whether a group is open."""
         return self._open is not None
 
+    @property
+    def in_transaction(self) -> bool:
+        """Return whether a group is open that only XID, XA PREPARE, COMMIT or ROLLBACK ends."""
+        return self._open is not None and not self._standalone
+
+    def begin_group(self, server_id: int, event: memoryview) -> None:
+        """Take a GTID event, outside of any group."""
+        sequence, domain, flags = gtid_of(event)
+        self._open = (domain, server_id, sequence)
+        self._standalone = bool(flags & GTID_STANDALONE)
+
+    def end_group(self) -> None:
+        """Take the event that ends the open group."""
+        assert self._open is not None, "only an open group ends"
+        domain, server, sequence = self._open
+        self._last[domain] = (server, sequence)
+        self._open = None
+
     def begin_file(self) -> None:
         """Forget an open group: no group spans two files, so the primary crashed in the midst of this one."""
         self._open = None
@@ -130,16 +155,12 @@ class GroupTracker:
         if kind in OUTSIDE_GROUPS or kind == Kind.GTID:
             raise MalformedStream(f"event of type {kind} inside transaction {self._open}")
         if ends:
-            domain, server, sequence = self._open
-            self._last[domain] = (server, sequence)
-            self._open = None
+            self.end_group()
         return ends
 
     def _outside(self, header: EventHeader, event: memoryview) -> bool:
         if header.kind == Kind.GTID:
-            sequence, domain, flags = gtid_of(event)
-            self._open = (domain, header.server_id, sequence)
-            self._standalone = bool(flags & GTID_STANDALONE)
+            self.begin_group(header.server_id, event)
             return False
         if header.kind in OUTSIDE_GROUPS or header.flags & FLAG_IGNORABLE:
             return True
@@ -163,7 +184,7 @@ def position_of(last: Mapping[int, tuple[int, int]]) -> Position:
 
 def gtid_of(event: memoryview) -> tuple[int, int, int]:
     """Return sequence, domain and flags of a GTID event. Raises MalformedStream."""
-    if len(event) < HEADER_BYTES + _GTID.size + CRC_BYTES:
+    if len(event) < GTID_BYTES_MIN:
         raise MalformedStream(f"a GTID event of {len(event)} bytes")
     sequence, domain, flags = _GTID.unpack_from(event, HEADER_BYTES)
     return sequence, domain, flags

@@ -24,6 +24,8 @@ HEADER = Struct("<IBIIIH")
 HEADER_BYTES = HEADER.size
 CRC_BYTES = 4
 EVENT_BYTES_MIN = HEADER_BYTES + CRC_BYTES
+CRC_RESIDUE = 0x2144DF1C
+"""The CRC32 of anything that ends with its own CRC32, lowest byte first."""
 _U32 = Struct("<I")
 
 
@@ -100,6 +102,15 @@ class PacketFramer:
         self._begin = begin + PACKET_HEADER_BYTES + size
         return self._view[begin + PACKET_HEADER_BYTES : self._begin]
 
+    @property
+    def window(self) -> tuple[bytearray, memoryview, int, int]:
+        """Return the buffer, a view of it, and where in it the bytes that wait begin and end: for a loop that is hot."""
+        return self._buffer, self._view, self._begin, self._end
+
+    def taken(self, begin: int) -> None:
+        """Note that whole packets up to `begin` were taken from the `window`."""
+        self._begin = begin
+
     def _split_packet(self) -> memoryview | Literal[Need.DATA]:
         at, total, parts = self._begin, 0, list[memoryview]()
         size = PART_BYTES_MAX
@@ -136,7 +147,7 @@ def checked_event(event: memoryview) -> EventHeader:
     header = EventHeader._make(HEADER.unpack_from(event))
     if header.size != len(event):
         raise MalformedStream(f"an event of {len(event)} bytes says it has {header.size}")
-    if crc32(event[:-CRC_BYTES]) != _U32.unpack_from(event, header.size - CRC_BYTES)[0]:
+    if crc32(event) != CRC_RESIDUE:
         raise MalformedStream(f"wrong checksum: event of type {header.kind}, {header.size} bytes")
     return header
 

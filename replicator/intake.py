@@ -92,8 +92,7 @@ class Intake:
                 framer.filled(count)
                 self._metrics.received_bytes.inc(count)
                 self._unfinished_bytes += count
-                while (packet := framer.next_packet()) is not NEED_DATA:
-                    reader.accept(packet)
+                if self._take_packets():
                     self._unfinished_bytes, progress = 0, True
                 progress = progress or self._unfinished_bytes >= PROGRESS_BYTES_MIN
                 if reader.reply_wanted or reader.ended or reader.batch_bytes >= BATCH_BYTES_MAX:
@@ -106,6 +105,16 @@ class Intake:
         if progress:
             self._unfinished_bytes, self.heard = 0, clock.now()
         return reply
+
+    def _take_packets(self) -> bool:
+        """Hand on every packet that is whole; return whether there was one."""
+        reader, framer = self.reader, self._framer
+        before = framer.pending_bytes
+        reader.accept_transactions(framer)
+        while (packet := framer.next_packet()) is not NEED_DATA:
+            reader.accept(packet)
+            reader.accept_transactions(framer)
+        return framer.pending_bytes < before
 
     def _store(self) -> Reply | None:
         batch = self.reader.take()

@@ -6,13 +6,18 @@ a format description without a position) steer the stream and are never archived
 
 from dataclasses import dataclass, field
 from struct import Struct
+from zlib import crc32
 
 from cluster.errors import Diverged, MalformedStream, OscarHaError
 from cluster.position import Position
 from replicator.events import (
     FIRST_OFFSET,
     FLAG_ARTIFICIAL,
+    GTID_BYTES_MIN,
+    GTID_FLAGS_AT,
+    GTID_STANDALONE,
     OUTSIDE_GROUPS,
+    ROWS,
     GroupTracker,
     Kind,
     Mark,
@@ -21,7 +26,15 @@ from replicator.events import (
     require_known,
     rotate_target,
 )
-from replicator.framing import EventHeader, checked_event
+from replicator.framing import (
+    CRC_RESIDUE,
+    HEADER_BYTES,
+    PACKET_HEADER_BYTES,
+    PART_BYTES_MAX,
+    EventHeader,
+    PacketFramer,
+    checked_event,
+)
 from replicator.remedy import error_for
 
 PACKET_OK, PACKET_EOF, PACKET_ERROR = 0x00, 0xFE, 0xFF
@@ -30,6 +43,11 @@ SEMI_SYNC_MARK = 0xEF
 INDEX_EVERY_BYTES = 256 * 1024
 U32_MASK = 0xFFFFFFFF
 _ERROR = Struct("<BH")
+_AHEAD = {1: Struct("<I1sIBIIIH"), 3: Struct("<I3sIBIIIH")}
+"""All that stands before an event's body, by the size of its lead: length and number of the packet, lead, header."""
+_QUIET = {1: b"\0", 3: b"\0\xef\0"}
+"""The lead of an event that asks for no reply."""
+_GTID, _XID = int(Kind.GTID), int(Kind.XID)
 
 
 @dataclass(slots=True)
@@ -118,6 +136,45 @@ class StreamReader:
             if self._semi_sync and packet[2]:
                 self._reply = Reply(self._file, self._offset, self._tracker.position)
 
+    def accept_transactions(self, framer: PacketFramer) -> None:
+        """Take packets as long as they are what nearly all are: a GTID, rows, an XID, whole, in order, undamaged.
+
+        Whatever is not exactly that is left where it is, for `accept` to judge. This loop is what a stream costs: for
+        each event it makes one tuple, one view and one checksum, and calls nothing of ours.
+        """
+        if not self._in_step:
+            return
+        chunk, tracker, lead = self._chunks[-1], self._tracker, self._lead
+        unpack, quiet, append = _AHEAD[lead].unpack_from, _QUIET[lead], chunk.parts.append
+        buffer, view, at, end = framer.window
+        head, last = PACKET_HEADER_BYTES + lead, end - PACKET_HEADER_BYTES - lead - HEADER_BYTES
+        opened, offset, boundary, before = tracker.in_group, self._offset, chunk.boundary, len(chunk.parts)
+        while at <= last:
+            word, led, timestamp, kind, server_id, size, end_position, flags = unpack(buffer, at)
+            stop = at + head + size
+            if stop > end or word & PART_BYTES_MAX != lead + size or led != quiet or flags & FLAG_ARTIFICIAL:
+                break
+            event = view[at + head : stop]
+            if crc32(event) != CRC_RESIDUE or (end_position and end_position != (offset + size) & U32_MASK):
+                break
+            if opened and kind in ROWS:
+                pass
+            elif opened and kind == _XID:
+                tracker.end_group()
+                opened, boundary = False, offset + size
+                self._committed_at(timestamp)
+                self._mark(chunk, boundary)
+            elif not opened and kind == _GTID and size >= GTID_BYTES_MIN and not event[GTID_FLAGS_AT] & GTID_STANDALONE:
+                tracker.begin_group(server_id, event)
+                opened = True
+            else:
+                break
+            append(event)
+            at, offset = stop, offset + size
+        framer.taken(at)
+        self._boundary = chunk.boundary = boundary
+        self._grow(chunk, offset - self._offset, len(chunk.parts) - before)
+
     def take(self) -> Batch:
         """Return what was received since the last call."""
         batch = Batch(tuple(self._chunks), self._reply)
@@ -142,6 +199,13 @@ class StreamReader:
         return self._tracker.in_group
 
     # -- below ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _in_step(self) -> bool:
+        """Whether the stream is in the midst of a file's transactions, and a chunk is there to take them."""
+        plain = self._tracker.in_transaction or not self._tracker.in_group
+        begun = bool(self._chunks) and self._chunks[-1].file == self._file and self._offset >= self._dropped_until
+        return begun and plain and self._confirmed and self._listed
 
     def _tracker_position(self, chunk: Chunk) -> Position:
         return self._tracker.position if chunk.boundary else chunk.start
@@ -197,10 +261,7 @@ class StreamReader:
         chunk = self._chunk()
         boundary = self._tracker.follow(header, event)
         chunk.parts.append(event)
-        chunk.size += header.size
-        chunk.events += 1
-        self.batch_bytes += header.size
-        self._offset = end
+        self._grow(chunk, header.size, 1)
         if header.kind == Kind.GTID_LIST:
             self._check_list(chunk, event)
         if boundary and self._listed:
@@ -209,14 +270,26 @@ class StreamReader:
     def _at_boundary(self, header: EventHeader, event: memoryview, chunk: Chunk) -> None:
         self._boundary = chunk.boundary = self._offset
         if header.kind not in OUTSIDE_GROUPS:
-            self._first_time = self._first_time or header.timestamp
-            self._time = max(self._time, header.timestamp)
-        chunk.first_time, chunk.time = self._first_time, self._time
+            self._committed_at(header.timestamp)
         if header.kind == Kind.ROTATE:
             chunk.next_file = rotate_target(event)[0]
-        if self._offset - self._marked >= INDEX_EVERY_BYTES:
-            self._marked = self._offset
-            chunk.marks.append(Mark(self._offset, self._tracker.position, self._time))
+        self._mark(chunk, self._offset)
+
+    def _committed_at(self, timestamp: int) -> None:
+        self._first_time = self._first_time or timestamp
+        self._time = max(self._time, timestamp)
+
+    def _mark(self, chunk: Chunk, boundary: int) -> None:
+        chunk.first_time, chunk.time = self._first_time, self._time
+        if boundary - self._marked >= INDEX_EVERY_BYTES:
+            self._marked = boundary
+            chunk.marks.append(Mark(boundary, self._tracker.position, self._time))
+
+    def _grow(self, chunk: Chunk, size: int, events: int) -> None:
+        chunk.size += size
+        chunk.events += events
+        self.batch_bytes += size
+        self._offset += size
 
     def _chunk(self) -> Chunk:
         if not self._chunks or self._chunks[-1].file != self._file:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from cluster.errors import MalformedStream
 from cluster.position import Position
 from replicator.events import GroupTracker, Kind, gtid_of
-from replicator.framing import PART_BYTES_MAX, EventHeader, packet, whole_events
+from replicator.framing import EVENT_BYTES_MIN, HEADER_BYTES, PART_BYTES_MAX, EventHeader, packet, whole_events
 
 NATIVE = b"mysql_native_password"
 SERVER_VERSION = b"5.5.5-10.11.0-MariaDB-oscar-ha"
@@ -40,7 +40,7 @@ _RESPONSE = Struct("<IIB23x")
 _DUMP = Struct("<IHI")
 _SHORT = Struct("<H")
 _SET = re.compile(r"\s*SET\s+@(\w+)\s*=\s*(.*?)\s*;?\s*", re.IGNORECASE | re.DOTALL)
-_PACKET_HEAD = Struct("<I")
+_EVENT_SIZE = Struct("<9xI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,7 @@ class EventPackets:
     def __init__(self, sequence: int, *, semi_sync: bool = False) -> None:
         self._sequence = sequence
         self._lead = LEAD_SEMI_SYNC if semi_sync else LEAD
+        self._head = Struct(f"<I{len(self._lead)}s")
         self._skipped: Position | None = None
         self._tracker: GroupTracker | None = None
         self._skipping = False
@@ -194,24 +195,36 @@ class EventPackets:
         return self.payload(self._lead + event)
 
     def events(self, data: memoryview) -> tuple[bytes, int]:
-        """Return the whole events at the beginning of `data` as packets, and how many bytes of `data` they are."""
+        """Return the whole events at the beginning of `data` as packets, and how many bytes of `data` they are.
+
+        Raises MalformedStream. This loop is what a reader costs: no object of ours is made for an event.
+        """
+        if self._skipped is not None:
+            return self._one_by_one(data)
         parts, done, sequence = list[bytes | memoryview](), 0, self._sequence
-        lead, head = self._lead, _PACKET_HEAD.pack
+        append, unpack, head, lead = parts.append, _EVENT_SIZE.unpack_from, self._head.pack, self._lead
+        end, extra, last = len(data), len(lead), len(data) - HEADER_BYTES
+        while done <= last:
+            (size,) = unpack(data, done)
+            behind = done + size
+            if behind > end or not EVENT_BYTES_MIN <= size < PART_BYTES_MAX - extra:
+                break
+            # Three bytes of length, and one of sequence.
+            append(head(size + extra | sequence << 24, lead))
+            append(data[done:behind])
+            sequence, done = sequence + 1 & 0xFF, behind
+        if done == 0:
+            return self._one_by_one(data)
+        self._sequence = sequence
+        return b"".join(parts), done
+
+    def _one_by_one(self, data: memoryview) -> tuple[bytes, int]:
+        """The same, for what must be looked at: events that may be left out, and those that fill several packets."""
+        parts, done = list[bytes](), 0
         for offset, header in whole_events(data):
             done = offset + header.size
-            if self._skipped is not None and self._leave_out(data[offset:done], header):
-                continue
-            if header.size + len(lead) >= PART_BYTES_MAX:
-                self._sequence = sequence
+            if self._skipped is None or not self._leave_out(data[offset:done], header):
                 parts.append(self.event(bytes(data[offset:done])))
-                sequence = self._sequence
-                continue
-            # Three bytes of length, and one of sequence.
-            parts.append(head(header.size + len(lead) | sequence << 24))
-            parts.append(lead)
-            parts.append(data[offset:done])
-            sequence = (sequence + 1) & 0xFF
-        self._sequence = sequence
         return b"".join(parts), done
 
     def _leave_out(self, event: memoryview, header: EventHeader) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from cluster.errors import MalformedStream
 from replicator import framing
 from replicator.framing import NEED_DATA, PART_BYTES_MAX, PacketFramer, an_event, checked_event, packet, whole_events
+from replicator.wire import EventPackets
 
 EVENT = an_event(16, b"\1\2\3\4\5\6\7\0", server_id=7, end_position=99)
 
@@ -91,3 +92,40 @@ def test_an_event_of_ours_has_a_right_checksum() -> None:
 
     assert zlib.crc32(EVENT[:-4]) == checksum
     assert checked_event(memoryview(EVENT)) == framing.EventHeader(0, 16, 7, len(EVENT), 99, 0)
+
+
+@pytest.mark.parametrize("semi_sync", [False, True])
+@given(sizes=some.lists(some.integers(0, 400), min_size=1, max_size=40), cut=some.integers(0, 500))
+def test_events_become_packets_however_many_come_together(semi_sync: bool, sizes: list[int], cut: int) -> None:
+    events = [an_event(16, bytes(size), server_id=1) for size in sizes]
+    data = b"".join(events)
+    held = data[: max(0, len(data) - cut)]
+    whole = [number for number in range(len(events)) if sum(map(len, events[: number + 1])) <= len(held)]
+    sent, done = EventPackets(250, semi_sync=semi_sync).events(memoryview(held))
+    framer = PacketFramer()
+    framer.feed(sent)
+    lead = b"\0\xef\0" if semi_sync else b"\0"
+
+    assert packets_in(framer) == [lead + events[number] for number in whole]
+    assert done == sum(len(events[number]) for number in whole)
+
+
+def test_an_event_that_fills_several_packets_is_split_between_small_ones() -> None:
+    events = [EVENT, an_event(30, bytes(PART_BYTES_MAX + 5), server_id=1), EVENT]
+    data, packets, found, framer = memoryview(b"".join(events)), EventPackets(0), list[bytes](), PacketFramer()
+    while data:
+        sent, done = packets.events(data)
+        data = data[done:]
+        framer.feed(sent)
+        found += packets_in(framer)
+
+    assert found == [b"\0" + event for event in events]
+
+
+@pytest.mark.parametrize("size", [0, 22, 2**31])
+def test_no_event_of_an_impossible_size_is_sent(size: int) -> None:
+    damaged = EVENT[:9] + size.to_bytes(4, "little") + EVENT[13:]
+
+    assert EventPackets(0).events(memoryview(EVENT + damaged))[1] == len(EVENT)
+    with pytest.raises(MalformedStream):
+        EventPackets(0).events(memoryview(damaged))

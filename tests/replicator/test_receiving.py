@@ -3,12 +3,14 @@
 from struct import Struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
-from cluster.errors import Diverged, MalformedStream, Unauthorized, Unreachable
+from cluster.errors import Diverged, MalformedStream, OscarHaError, Unauthorized, Unreachable
 from cluster.position import Position
 from replicator import events
 from replicator.events import Kind
-from replicator.framing import MAGIC, an_event
+from replicator.framing import MAGIC, NEED_DATA, PacketFramer, an_event, packet
 from replicator.receiving import Chunk, StreamReader
 from replicator.remedy import NotThere, SameServerId, error_for
 from tests.replicator.binlog import Binlog
@@ -178,3 +180,82 @@ def test_a_crash_in_the_midst_of_a_group_is_forgotten_at_the_next_file() -> None
 
     assert (one.boundary, str(one.position), one.size + 4) == (whole, "0-1-1", len(first.data))
     assert str(other.position) == "0-1-2"
+
+
+def a_stream(*, semi_sync: bool) -> bytes:
+    """Two files with all there is: transactions large and small, DDL, statements, what is artificial, replies asked for."""
+    first, second = Binlog("0-1-3"), Binlog("0-1-7,1-1-1")
+    first.transaction("0-1-4", rows=3)
+    first.ddl("0-1-5")
+    first.gtid("0-1-6")
+    first.query("INSERT INTO m VALUES (1)")
+    first.query("COMMIT")
+    first.transaction("1-1-1", rows=300, row_bytes=1_000)
+    first.transaction("0-1-7")
+    first.rotate("binlog.000004")
+    second.transaction("0-1-8", rows=2)
+    second.transaction("0-1-9", rows=0)
+    given = [*first.events, events.fake_rotate("binlog.000004", 4, server_id=1), *second.events[:4],
+             events.heartbeat("binlog.000004", 99, server_id=1), *second.events[4:]]  # fmt: skip
+    asked = b"\0\xef\1" if semi_sync else b"\0"
+    lead = b"\0\xef\0" if semi_sync else b"\0"
+    return b"".join(packet((asked if number % 7 == 6 else lead) + event, number) for number, event in enumerate(given))
+
+
+def read(data: bytes, pieces: list[int], *, semi_sync: bool, quickly: bool) -> tuple[list[object], str]:
+    """Return what a reader makes of a stream that comes in pieces, and how it ends."""
+    reader, framer, found = a_reader(position="0-1-3", semi_sync=semi_sync), PacketFramer(), list[object]()
+    try:
+        for begin, end in zip([0, *pieces], [*pieces, len(data)], strict=True):
+            framer.feed(data[begin:end])
+            while True:
+                if quickly:
+                    reader.accept_transactions(framer)
+                if (one := framer.next_packet()) is NEED_DATA:
+                    break
+                reader.accept(one)
+            batch = reader.take()
+            found += [(batch.reply, *((chunk.file, chunk.offset, chunk.size, chunk.events, chunk.boundary, chunk.position,
+                                       chunk.start, chunk.marks, chunk.first_time, chunk.time, chunk.next_file,
+                                       bytes_of(chunk))
+                                      for chunk in batch.chunks))]  # fmt: skip
+    except OscarHaError as error:
+        return found, str(error)
+    return found, "whole"
+
+
+@pytest.mark.parametrize("semi_sync", [False, True])
+@given(cuts=some.lists(some.integers(0, 10**6), max_size=12))
+def test_the_quick_way_takes_the_same_as_the_thorough_one(semi_sync: bool, cuts: list[int]) -> None:
+    data = a_stream(semi_sync=semi_sync)
+    pieces = sorted(cut % len(data) for cut in cuts)
+
+    assert read(data, pieces, semi_sync=semi_sync, quickly=True) == read(
+        data, pieces, semi_sync=semi_sync, quickly=False
+    )
+    assert read(data, pieces, semi_sync=semi_sync, quickly=True)[1] == "whole"
+
+
+@pytest.mark.parametrize("semi_sync", [False, True])
+@given(at=some.integers(0, 10**6), mask=some.integers(1, 255))
+def test_the_quick_way_believes_no_damage_either(semi_sync: bool, at: int, mask: int) -> None:
+    damaged = bytearray(a_stream(semi_sync=semi_sync))
+    damaged[at % len(damaged)] ^= mask
+
+    quick = read(bytes(damaged), [], semi_sync=semi_sync, quickly=True)
+    assert quick == read(bytes(damaged), [], semi_sync=semi_sync, quickly=False)
+
+
+def test_a_stream_cut_at_every_byte_is_read_the_same() -> None:
+    data = a_stream(semi_sync=True)
+    whole = read(data[:3_000], [], semi_sync=True, quickly=False)[0]
+    for cut in range(3_000):
+        found, said = read(data[:3_000], [cut], semi_sync=True, quickly=True)
+
+        assert said == "whole"
+        assert joined(found) == joined(whole)
+
+
+def joined(batches: list[object]) -> bytes:
+    """Return the archived bytes of batches."""
+    return b"".join(chunk[-1] for batch in batches for chunk in batch[1:])  # type: ignore[index]  # made by `read`
