@@ -22,7 +22,7 @@ from kazoo.exceptions import NoNodeError
 from pymysql.connections import Connection
 
 from chaos.lab import database, health, identity, ledger, preflight, process, remove, render, seed
-from chaos.lab.build import SECRET_BYTES, SECRETS, write_private
+from chaos.lab.build import SECRET_BYTES, SECRETS, write_certificates, write_private
 from chaos.lab.layout import FOLDERS, Layout, Option, Request, settings_of
 from chaos.lab.ledger import STARTING, Ledger
 from chaos.lab.names import SITES, Part, node_name
@@ -102,11 +102,12 @@ class Rig:
     """
 
     def __init__(
-        self, directory: Path, *, options: dict[str, str] | None = None, secrets_of: Path | None = None
-    ) -> None:
+        self, directory: Path, *, options: dict[str, str] | None = None, secrets_of: Path | None = None,
+        tls: bool = False,
+    ) -> None:  # fmt: skip
         self.layout = Layout(directory)
         asked = tuple(Option(name, value) for name, value in (OPTIONS | (options or {})).items())
-        self._request = Request(directory=directory, options=asked)
+        self._request = Request(directory=directory, options=asked, tls=tls)
         self._secrets_of = secrets_of
         self._parts = {part.name: part for part in self._request.parts}
         self._programs = preflight.programs()
@@ -166,10 +167,13 @@ class Rig:
 
     def source_clause(self, host: str, port: int) -> str:
         """Return what CHANGE MASTER needs to reach a source with the replication account."""
-        accounts, secrets = self.settings.accounts, read_secrets(self.settings)
+        accounts, secrets, tls = self.settings.accounts, read_secrets(self.settings), self.settings.tls
+        secured = ", master_ssl=0" if tls is None else (
+            f", master_ssl=1, master_ssl_ca='{tls.ca_file}', master_ssl_verify_server_cert=1"
+        )  # fmt: skip
         return (f"master_host='{host}', master_port={port}, master_user='{accounts.replication_user}',"
                 f" master_password='{secrets.replication}', master_use_gtid=slave_pos, master_connect_retry=1,"
-                " master_heartbeat_period=1")  # fmt: skip
+                f" master_heartbeat_period=1{secured}")  # fmt: skip
 
     # -- replicators -------------------------------------------------------------------------------------------------
 
@@ -262,6 +266,8 @@ class Rig:
         self.layout.data(zookeeper.name).mkdir()
         for name in SECRETS:
             write_private(self.layout.secret(name), self._secret(name) + "\n")
+        if self._request.tls:
+            write_certificates(self.layout)
         self.layout.settings.write_text(render.toml(settings_of(self._request, self._lab.ports)), encoding="utf-8")
         self.settings = cluster_settings.load(self.layout.settings)
         self.layout.config("zookeeper-1.cfg").write_text(

@@ -145,7 +145,7 @@ class _Builder:
         for name in SECRETS:
             write_private(self._layout.secret(name), secrets.token_urlsafe(SECRET_BYTES) + "\n")
         if self._request.tls:
-            self._write_certificates()
+            write_certificates(self._layout)
         if self._request.encrypt_archive:
             add_key(self._layout.secret(ARCHIVE_KEYS))
         raw = settings_of(self._request, self._lab.ports)
@@ -159,13 +159,6 @@ class _Builder:
         self._check_haproxy()
         self._save(replace(self._lab, public=_public(self._layout, settings, self._lab, self._secret)))
         return settings
-
-    def _write_certificates(self) -> None:
-        """All parts of a lab are one host: they share one certificate. The authority's key is not kept."""
-        authority = certificates.make_authority("lab")
-        self._layout.certificate("authority").write_bytes(authority.certificate_pem)
-        issued = certificates.issue(authority, (HOST, "localhost"))
-        issued.write(self._layout.certificate("server"), self._layout.certificate("server-key"))
 
     def _configurations(self, settings: Settings) -> Iterator[tuple[str, str]]:
         init_file = self._layout.config("born-fenced.sql")
@@ -227,6 +220,14 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def write_certificates(layout: Layout) -> None:
+    """Write the lab's certificates. All its parts are one host and share one. The authority's key is not kept."""
+    authority = certificates.make_authority("lab")
+    layout.certificate("authority").write_bytes(authority.certificate_pem)
+    issued = certificates.issue(authority, (HOST, "localhost"))
+    issued.write(layout.certificate("server"), layout.certificate("server-key"))
 
 
 def _public(layout: Layout, settings: Settings, lab: Ledger, secret: Callable[[str], str]) -> dict[str, Any]:
