@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cluster.settings import Tls
 from healthcheck import seed_framing as framing
 from healthcheck import seed_link as link
 from healthcheck import seed_taking
+from healthcheck.seed_framing import Kind, Trailer
 from healthcheck.seed_giving import give, new_token
 from healthcheck.seed_orders import GiveOrder, TakeOrder, read_line
 from tests.conftest import require
@@ -166,6 +167,46 @@ def test_a_backup_that_fails_is_never_taken_for_a_copy(
     assert not any(line.get("done") for line in said)
     assert "secret" not in str(said) + repr(order) + repr(donor.order)
     assert donor.ended() is not None
+
+
+WHOLE = framing.trailer(Trailer(exit_status=0, bytes=0, sha256="0" * framing.SHA256_CHARACTERS, said=""))
+LIES: dict[str, tuple[bytes, str]] = {
+    "more than the disk holds": (framing.start(10**15), "needs about"),
+    "an end without a trailer": (framing.start(10), "in the middle of the copy"),
+    "another checksum": (framing.start(10) + WHOLE, "bytes came"),
+    "a frame beyond every limit": (framing.HEADER.pack(b"D", 2**32 - 1), "more than"),
+    "no protocol at all": (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a frame of kind"),
+    "data that is no stream of files": (framing.frame(Kind.DATA, b"x" * 1000) + WHOLE, "mbstream|cannot be written"),
+}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("lie", LIES)
+def test_a_donor_that_lies_or_ends_early_gives_no_copy(lie: str, tmp_path: Path) -> None:
+    require("" if shutil.which("mbstream") else "mbstream (package mariadb-backup)")
+    said, reason = LIES[lie]
+    listening = link.listen("127.0.0.1", 0)
+    port = int(listening.getsockname()[1])
+
+    def lies() -> None:
+        with link.accepted(listening, None, DEADLINE_MS) as connection, suppress(OSError):
+            link.receive_exactly(connection, framing.HELLO_BYTES)
+            connection.sendall(said)
+
+    liar = threading.Thread(target=lies)
+    liar.start()
+    data = tmp_path / "data"
+    data.mkdir()
+    order = TakeOrder(
+        host="127.0.0.1", port=port, token=TOKEN, tls=None, option_file=tmp_path / "x.cnf", data_directory=data,
+        fresh=tmp_path / "data.seeding", user="u", password="secret", deadline_ms=DEADLINE_MS,
+    )  # fmt: skip
+    try:
+        with pytest.raises(OscarHaError, match=reason):
+            seed_taking.take(order)
+    finally:
+        liar.join(JOIN_SECONDS)
+    assert list(data.iterdir()) == []
 
 
 def test_what_a_worker_says_comes_back_as_the_same_error() -> None:
