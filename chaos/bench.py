@@ -1,6 +1,7 @@
 """`script/bench NAME`: measures, says what was measured against which goal, and writes it as JSON.
 
-The benches of the replicator (apply, commit, catchup, lag, memory) compare ours with the database's own in one run.
+The benches of the replicator (apply, commit, catchup, lag, memory) compare ours with the database's own in one run;
+`acks` compares the acknowledgement policies over links of some length.
 The exit code is 0 only if everything ran and the safety goals hold; `--strict` makes the goals of speed count too.
 """
 
@@ -22,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chaos import (
+    bench_acks,
     bench_apply,
     bench_catchup,
     bench_commit,
@@ -88,6 +90,7 @@ def replication(
 
 BENCHES: Mapping[str, Bench] = {
     "failover": Bench(10, failover),
+    "acks": replication("acks", bench_acks.run, bench_acks.UNITS, bench_acks.GOALS, runs=5),
     "apply": replication("apply", bench_apply.run, bench_apply.UNITS, bench_apply.GOALS, runs=5),
     "commit": replication("commit", bench_commit.run, bench_commit.UNITS, bench_commit.GOALS, runs=5),
     "catchup": replication("catchup", bench_catchup.run, bench_catchup.UNITS, bench_catchup.GOALS, runs=5),

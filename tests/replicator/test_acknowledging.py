@@ -201,6 +201,20 @@ def test_a_sealed_replicator_acknowledges_nothing_more(house: House) -> None:
     assert house.post("toronto", "/v1/seal", epoch=1, until=None, deadline_ms=100) == (200, answer)
 
 
+def test_a_seal_outlives_kill_9_right_after_its_answer(house: House) -> None:
+    """It was durable before it was answered: the next process knows it before it has read anything else."""
+    primary_of(house, "toronto")
+    house.replicator("toronto")
+    status, _ = house.post("toronto", "/v1/seal", epoch=1, until=None, deadline_ms=5000)
+    house.replicators["toronto"].kill()
+    house.replicator("toronto")
+    report = house.health("toronto")
+
+    assert status == 200
+    assert report is not None
+    assert (report.sealed_epoch, report.acknowledging) == (1, False)
+
+
 def test_a_seal_that_waits_in_vain_promises_nothing(house: House) -> None:
     primary = primary_of(house, "toronto")
     house.replicator("toronto")
