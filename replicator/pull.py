@@ -116,7 +116,7 @@ class Puller:
 
     def _run(self) -> None:
         retrying = tenacity.Retrying(
-            sleep=self._wake.wait,
+            sleep=self._pause,
             wait=self._seconds_to_wait,
             retry=tenacity.retry_if_exception(_worth_another_try),
             stop=tenacity.stop_when_event_set(self._stop),
@@ -134,6 +134,10 @@ class Puller:
                 log.exception("pull.failed", epoch=self.one.epoch)
                 break
         self._end_stream("stopped" if self.failed is None else str(self.failed))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait between attempts; only a stop ends it early. Every report of ours rings `_wake`, failures' too."""
+        self._stop.wait(seconds)
 
     def _seconds_to_wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
