@@ -57,6 +57,9 @@ class Serving:
 
     def __init__(self, server: Server, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self.server, self.port, self._loop = server, port, loop
+        self.failures: list[dict[str, Any]] = []
+        """What nobody has caught."""
+        loop.set_exception_handler(lambda _, context: self.failures.append(context))
 
     def ask(self, question: Callable[[], Any]) -> Any:
         """Return what a question answers in the server's own thread."""
