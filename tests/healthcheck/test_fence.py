@@ -90,7 +90,9 @@ def test_waiting_commits_are_never_told_ok_by_a_fence(site: Site, round_number: 
     assert "OK" not in writers.told.values()
     assert answer["how"] == "read_only", site.watchdog_one.log_tail()
     assert is_closed(site.one)
-    assert site.one.value("SELECT @@rpl_semi_sync_master_enabled") == 1, "switching it off would have released them"
+    assert site.one.value("SELECT @@rpl_semi_sync_master_enabled") == 1, (
+        "switching it off would have released them (TRAPS.md 6)"
+    )
 
 
 def test_an_idle_session_is_gone_after_the_fence(site: Site) -> None:

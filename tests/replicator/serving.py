@@ -116,14 +116,15 @@ def read_from(serving: Serving, **more: Any) -> Iterator[Any]:
 class Reader:
     """A client that attaches as a tool does; what comes is taken only when asked for."""
 
-    def __init__(self, port: int, *, server_id: int = 0, receive_buffer_bytes: int | None = None) -> None:
+    def __init__(self, port: int, *, server_id: int = 0, receive_buffer_bytes: int | None = None,
+                 account: Account = ACCOUNT) -> None:  # fmt: skip
         raw = socket.socket()
         if receive_buffer_bytes is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         raw.settimeout(10)
         raw.connect(("127.0.0.1", port))
         self._server_id = server_id
-        self.connection = pymysql.connect(user=ACCOUNT.user, password=ACCOUNT.password, host="127.0.0.1",
+        self.connection = pymysql.connect(user=account.user, password=account.password, host="127.0.0.1",
                                           defer_connect=True, ssl_disabled=True, autocommit=None)  # fmt: skip
         self.connection.connect(raw)
         self.raw = raw

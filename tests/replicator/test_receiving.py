@@ -64,6 +64,7 @@ def test_a_boundary_is_only_where_a_group_ends(cut: int) -> None:
 
 
 def test_artificial_events_are_never_archived() -> None:
+    """TRAPS.md 2."""
     log = Binlog()
     log.transaction("0-1-1")
     reader = a_reader()
@@ -97,6 +98,7 @@ def test_a_file_that_does_not_begin_where_we_ended_is_refused() -> None:
 
 
 def test_the_newest_event_that_asks_for_a_reply_is_acknowledged() -> None:
+    """TRAPS.md 4: the flag is on the last event of a group; the reply is its end and its file."""
     log = Binlog()
     log.transaction("0-1-1")
     first = len(log.data)
@@ -138,6 +140,7 @@ def test_offsets_are_counted_here_and_may_pass_four_gigabytes() -> None:
     ids=["an unknown type", "an incident", "rows outside of a transaction", "a GTID cut off"],
 )
 def test_what_must_not_be_passed_over_stops_the_stream(event: bytes, error: type[Exception]) -> None:
+    """TRAPS.md 9: an unknown event, or one that says that the primary lost something."""
     reader = a_reader()
     give(reader, *Binlog().events)
 

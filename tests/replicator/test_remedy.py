@@ -1,10 +1,17 @@
 """What a source's error calls for: the very words of MariaDB 10.11 and MySQL 8, and who must act."""
 
+from pathlib import Path
+
 import pytest
 
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
 from replicator import remedy
+from replicator.door import Account
+from replicator.receiving import error_of
 from replicator.remedy import NotThere, NotUnderstood, Remedy, SameServerId, error_for, remedy_of
+from replicator.source import DUMP_ANNOTATE, DUMP_NON_BLOCK
+from tests.replicator.serving import Reader
+from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer
 
 T, OTHER, RESEED, PERSON = Remedy.TRANSIENT, Remedy.OTHER_SOURCE, Remedy.RESEED, Remedy.PERSON
 BEHIND = "; the first event 'binlog.000002' at 4, the last event read from 'binlog.000002' at 4, the last byte read from 'binlog.000002' at 4."
@@ -89,3 +96,32 @@ def test_two_with_one_server_id_end_and_do_not_try_again() -> None:
     for code in (1236, 4052):
         text = "A slave with the same server_uuid/server_id as this slave has connected to the master"
         assert isinstance(error_for(code, text), SameServerId)
+
+
+@pytest.mark.servers
+def test_a_real_server_says_what_the_table_expects(tmp_path: Path, mariadb_template: Path) -> None:
+    """TRAPS.md 11, asked of MariaDB itself: what is not there, what was purged, what it never had."""
+    with MariaDBServer(tmp_path / "db", 1, template=mariadb_template) as server:
+        server.run("CREATE DATABASE d", "CREATE TABLE d.t (a INT)", "FLUSH BINARY LOGS", "INSERT INTO d.t VALUES (1)",
+                   "FLUSH BINARY LOGS", "PURGE BINARY LOGS TO 'binlog.000003'")  # fmt: skip
+        asked: tuple[tuple[str, int, dict[str, str], Remedy], ...] = (
+            ("binlog.000001", 4, {}, OTHER),
+            ("binlog.000003", 99_999_999, {}, OTHER),
+            ("", 4, {"slave_connect_state": "0-1-1"}, OTHER),
+            ("", 4, {"slave_connect_state": "0-1-999"}, RESEED),
+            ("", 4, {"slave_connect_state": "0-7-3", "slave_gtid_strict_mode": "1"}, RESEED),
+            ("binlog.000003", 4, {"master_binlog_checksum": ""}, PERSON),
+        )
+        for file, offset, variables, expected in asked:
+            variables = {"master_binlog_checksum": "CRC32", "mariadb_slave_capability": "4"} | variables
+            error = refusal(server.port, file, offset, {name: value for name, value in variables.items() if value})
+            assert remedy_of(error) is expected, error
+
+
+def refusal(port: int, file: str, offset: int, variables: dict[str, str]) -> OscarHaError:
+    """Ask for a stream and return the error that ends it."""
+    with Reader(port, server_id=77, account=Account(REPLICATION_USER, REPLICATION_PASSWORD)) as reader:
+        for payload in reader.dump(file, offset, flags=DUMP_ANNOTATE | DUMP_NON_BLOCK, **variables).packets():
+            if payload[0] == 0xFF:
+                return error_of(memoryview(payload))
+    raise AssertionError(f"{file}:{offset} {variables} was not refused")
