@@ -46,3 +46,9 @@ def utc_seconds() -> int:
 def utc_text(seconds: float) -> str:
     """Return Unix seconds as ISO 8601 text, UTC, for display."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def local_text(seconds: float) -> str:
+    """Return Unix seconds as text in this machine's time zone, with its name, for display."""
+    local = datetime.fromtimestamp(seconds, UTC).astimezone()
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"

@@ -70,6 +70,7 @@ class MariaDb:
             "log_slave_updates": "ON",
             "binlog_format": "ROW",
             "binlog_row_image": "FULL",
+            "binlog_row_metadata": "FULL",  # archived rows name their columns (decision 0046)
             "binlog_checksum": "CRC32",
             "gtid_strict_mode": "ON",
             "sync_binlog": "1",
@@ -206,6 +207,24 @@ class MariaDbSession:
 
     def semi_sync_on(self) -> bool:
         return bool(self._row("SELECT @@global.rpl_semi_sync_master_enabled")[0])
+
+    def columns(self, table: str) -> tuple[list[tuple[str, str, str, str | None, str]], list[tuple[str, str, str]]]:
+        """Return what tables of that name consist of: (database, table, column, character set, type), and their keys."""
+        columns = self._rows(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, CHARACTER_SET_NAME, COLUMN_TYPE FROM information_schema.COLUMNS"
+            " WHERE TABLE_NAME = %s ORDER BY TABLE_SCHEMA, ORDINAL_POSITION", table,
+        )  # fmt: skip
+        keys = self._rows(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME FROM information_schema.STATISTICS"
+            " WHERE TABLE_NAME = %s AND INDEX_NAME = 'PRIMARY' ORDER BY TABLE_SCHEMA, SEQ_IN_INDEX", table,
+        )  # fmt: skip
+        return (
+            [
+                (str(one[0]), str(one[1]), str(one[2]), None if one[3] is None else str(one[3]), str(one[4]))
+                for one in columns
+            ],
+            [(str(one[0]), str(one[1]), str(one[2])) for one in keys],
+        )
 
     # -- closing ----------------------------------------------------------------------------------------------------
 

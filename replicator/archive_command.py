@@ -9,15 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import settings
 from cluster.errors import BadInput
-from replicator import listing, stored
+from replicator import find_command, listing, stored
 from replicator.archive import Archive
-from replicator.keys import NO_KEYS, Keys, add_key, keys_of, read_keys
+from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
+from replicator.keys import add_key
 from replicator.listing import AsideFacts, FileFacts
 from replicator.stored import StoredFile
 
@@ -29,24 +28,8 @@ finds both. Everything but [bold]hold[/], [bold]release[/] and [bold]new-key[/] 
 [bold]archive ls[/]                              epochs and files
 [bold]archive cat FILE | mariadb-binlog -[/]     what stands in one of them
 """
-PIPE_COLUMNS = 200
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
-ARCHIVE = typer.Option(None, "--archive", help="The archive's folder.")
-SETTINGS = typer.Option(None, "--settings", help="The cluster's TOML file.", envvar="OSCAR_HA_SETTINGS")
-SITE = typer.Option("", "--site", help="With --settings: the site whose replicator keeps the archive.")
-KEY_FILE = typer.Option(None, "--key-file", help="The keys of an encrypted archive.")
-JSON = typer.Option(False, "--json", help="Machine-readable.")
-
-
-def place(archive: Path | None, settings_file: Path | None, site: str, key_file: Path | None) -> tuple[Path, Keys]:
-    """Return the folder and the keys that the options name. Raises BadInput."""
-    given = NO_KEYS if key_file is None else read_keys(key_file, "--key-file")
-    if archive is not None:
-        return archive, given
-    if settings_file is None or not site:
-        raise BadInput("which archive?", hint="give --archive DIR, or --settings FILE and --site SITE")
-    cluster = settings.load(settings_file)
-    return cluster.replicator(site).archive, given if key_file is not None else keys_of(cluster)
+app.command("find")(find_command.find)
 
 
 @app.command("ls")
@@ -89,11 +72,6 @@ def _table(
         for aside in found:
             table.add_row(what, "", aside.file, "", _number(aside.bytes), "", "", "", "")
     return table
-
-
-def output() -> Console:
-    """Return where tables go; into a pipe they are as wide as they need."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def _number(count: int | None) -> str:

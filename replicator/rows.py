@@ -57,6 +57,8 @@ PLANS_MAX = 1_024
 _TABLE_ID = Struct("<IH")
 _U16 = Struct("<H")
 _QUERY = Struct("<IIBHH")
+_LOAD_BYTES = 13
+"""Of the header of a LOAD DATA, behind that of any other statement."""
 _COMPRESSED_MARK, _LENGTH_BYTES_MASK, _ALGORITHM_MASK = 0x80, 0x07, 0x70
 
 _FIXED = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 0, 7: 4, 8: 8, 9: 3, 10: 3, 11: 3, 12: 8, 13: 1, 14: 3}
@@ -79,6 +81,8 @@ class TableMap:
     table: str
     types: bytes
     metadata: bytes
+    types_offset: int
+    """Of the types, in the body."""
     body: bytes
     """Everything behind the table id: equal bodies describe equal tables."""
 
@@ -103,15 +107,15 @@ def table_map_of(event: memoryview) -> TableMap:
     try:
         database, at = _short_text(body, 2)
         table, at = _short_text(body, at)
-        count, at = _packed(body, at)
-        types = body[at : at + count]
-        size, at = _packed(body, at + count)
+        count, types_offset = _packed(body, at)
+        types = body[types_offset : types_offset + count]
+        size, at = _packed(body, types_offset + count)
         metadata = body[at : at + size]
     except (IndexError, ValueError) as error:
         raise MalformedStream(f"a table map of {len(event)} bytes that ends too early") from error
     if count > COLUMNS_MAX or len(types) != count or len(metadata) != size:
         raise MalformedStream(f"a table map of {len(event)} bytes with {count} columns")
-    return TableMap(table_id, database, table, types, metadata, body)
+    return TableMap(table_id, database, table, types, metadata, types_offset, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +180,9 @@ def plain(header: EventHeader, event: memoryview) -> memoryview:
 
 
 def query_of(header: EventHeader, event: memoryview) -> tuple[str, str]:
-    """Return the default database and the text of a Query event. Raises MalformedStream."""
+    """Return the default database and the text of a Query event, or of a LOAD DATA. Raises MalformedStream."""
     event = plain(header, event)
-    at = _query_text_offset(event)
+    at = _query_text_offset(event) + (_LOAD_BYTES if header.kind == Kind.EXECUTE_LOAD_QUERY else 0)
     database_bytes = event[HEADER_BYTES + 8]
     database = bytes(event[at - 1 - database_bytes : at - 1]).decode(errors="replace")
     return database, bytes(event[at:-CRC_BYTES]).decode(errors="replace")
@@ -245,6 +249,33 @@ class RowLengths:
             return None
         believed = at == end or (0 < at < end and counted == most)
         return (counted, at) if believed else None
+
+    def values(self, rows: Rows) -> list[list[dict[int, bytes]]]:
+        """Return the bytes of every value: row, image, column. Raises MalformedStream when the walk fails."""
+        found, at, data = list[list[dict[int, bytes]]](), 0, rows.data
+        while at < len(data):
+            found.append([])
+            for present in rows.present:
+                values, at = self._image_values(data, at, present)
+                found[-1].append(values)
+        if at != len(data):
+            raise MalformedStream("rows that do not end where their event ends")
+        return found
+
+    def _image_values(self, data: bytes, at: int, present: bytes) -> tuple[dict[int, bytes], int]:
+        nulls = data[at : at + self._known(present)[0]]
+        values, at, place = dict[int, bytes](), at + len(nulls), 0
+        for number, (fixed, length_bytes) in enumerate(self._columns or ()):
+            if not _bit(present, number):
+                continue
+            if place >= len(nulls) * 8:
+                raise MalformedStream("a row that ends too early")
+            if not _bit(nulls, place):
+                size = int.from_bytes(data[at : at + length_bytes], "little") if length_bytes else fixed
+                values[number] = data[at + length_bytes : at + length_bytes + size]
+                at += length_bytes + size
+            place += 1
+        return values, at
 
     def _known(self, present: bytes) -> tuple[int, dict[bytes, Plan]]:
         plans = self._plans.setdefault(present, {})

@@ -258,7 +258,7 @@ def test_what_is_not_compressed_by_the_server_is_refused(data: bytes) -> None:
 
 
 def test_a_table_with_a_type_nobody_knows_is_counted_by_its_bytes() -> None:
-    table = TableMap(1, "d", "t", b"\x99", b"", b"")
+    table = TableMap(1, "d", "t", b"\x99", b"", 0, b"")
 
     assert RowLengths(table).count(rows_of(*_an_insert(b"\xfe" + bytes(500))), most=10) is None
 
