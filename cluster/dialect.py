@@ -146,6 +146,21 @@ class Session(Protocol):
         """Stop both replication threads. Safe to repeat."""
         ...
 
+    def stop_applying(self) -> str:
+        """Stop the applier alone, the receiver goes on; return what is applied. Safe to repeat."""
+        ...
+
+    def apply_until(self, file: str, offset: int, position: str, *, wait_seconds: float) -> str:
+        """Apply up to this place of the primary's binlog, which is `position`, and stop there; return what is applied.
+
+        Ends earlier, with less, when the time is over: then the applier still runs.
+        """
+        ...
+
+    def apply_on(self) -> None:
+        """Let the applier run again without an end. Safe to repeat."""
+        ...
+
     def applied(self, position: str, *, wait_seconds: float) -> bool:
         """Wait until `position` is applied; return whether it is."""
         ...

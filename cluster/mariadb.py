@@ -329,6 +329,36 @@ class MariaDbSession:
     def stop_following(self) -> None:
         self._do("STOP SLAVE")
 
+    def stop_applying(self) -> str:
+        # Stopping the receiver as well would throw its relay logs away (TRAPS.md 20).
+        self._do("STOP SLAVE SQL_THREAD")
+        return self._applied()
+
+    def apply_until(self, file: str, offset: int, position: str, *, wait_seconds: float) -> str:
+        # UNTIL master_gtid_pos wants both threads stopped; a place of the primary's binlog does not (decision 0041).
+        wanted = Position.parse(position)
+        here = self._applied()
+        if Position.parse(here).covers(wanted):
+            return here
+        self._do("START SLAVE SQL_THREAD UNTIL MASTER_LOG_FILE = %s, MASTER_LOG_POS = %s", file, offset)
+        deadline = clock.after(clock.now(), wait_seconds * MS_PER_SECOND)
+        while clock.seconds_left(deadline) > 0:
+            here = self._applied()
+            if Position.parse(here).covers(wanted):
+                return self.stop_applying()  # it would stop by itself only at the next event
+            state = self.replication()
+            if state is None or (state.error and not state.applying):
+                raise Refused(f"it cannot apply: {state.error if state else 'it has no source'}")
+            time.sleep(POLL_SECONDS / 4)
+        return here
+
+    def apply_on(self) -> None:
+        self._do("STOP SLAVE SQL_THREAD")  # one that runs up to a place would end there
+        self._do("START SLAVE SQL_THREAD")
+
+    def _applied(self) -> str:
+        return str(self._row("SELECT @@global.gtid_slave_pos")[0] or "")
+
     def applied(self, position: str, *, wait_seconds: float) -> bool:
         if not position:
             return True

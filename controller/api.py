@@ -16,6 +16,7 @@ from cluster.coordination import Coordination
 from cluster.errors import BadInput, Conflict, DeadlinePassed, Refused
 from cluster.http import Client, application, body_of
 from cluster.position import Position
+from cluster.records import decode
 from cluster.settings import Settings
 from controller import seeding
 from controller.choose import Candidate, rank
@@ -23,7 +24,7 @@ from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
-from controller.model import ORDER, Kind, PlanRecord, View
+from controller.model import ORDER, Kind, PlanRecord, VerifyRecord, View
 from controller.seed import plan_seeding
 
 REQUEST_DEADLINE_MS = 90_000
@@ -63,6 +64,7 @@ class Api:
                 web.post("/v1/nodes/{node}/reinitialize", self.reinitialize),
                 web.post("/v1/pause", self.pause),
                 web.delete("/v1/pause", self.resume),
+                web.post("/v1/verify", self.verified),
             ]
         )
 
@@ -81,7 +83,10 @@ class Api:
         leader = await self.coordination.read(Leader, "leader")
         plan = self.mirror.get(PlanRecord, "plan")
         answer = describe(self.settings, self.mirror.view(), plan, leader[0] if leader else None)
-        return web.json_response({**answer, "pause": self.mirror.get(dict, "pause")})
+        verified = self.mirror.get(VerifyRecord, "verify")
+        return web.json_response(
+            {**answer, "pause": self.mirror.get(dict, "pause"), "verify": asdict(verified) if verified else None}
+        )
 
     async def history(self, request: web.Request) -> web.Response:
         """Finished plans, newest first; `?limit=N`."""
@@ -160,6 +165,20 @@ class Api:
         await self.coordination.delete("pause")
         log.info("audit", verb="resume", peer=request.remote)
         return web.json_response({"paused": False})
+
+    async def verified(self, request: web.Request) -> web.Response:
+        """Keep the result of a comparison, to be shown with the status."""
+        body = {**await body_of(request), "ended": clock.utc_now()}
+        record = decode(VerifyRecord, body, where="the body of /v1/verify")
+        await self.mirror.refresh()
+        version = self.mirror.version("verify")
+        if version is None:
+            await self.coordination.create("verify", record)
+        else:
+            await self.coordination.replace("verify", record, version)
+        self.mirror.doubt(["verify"])
+        log.info("audit", verb="verify", result=record.result, peer=request.remote)
+        return web.json_response({"kept": True})
 
     async def _change(self, request: web.Request, kind: Kind, fields: set[str]) -> web.Response:
         body = await body_of(request)

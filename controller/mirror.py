@@ -17,7 +17,7 @@ from cluster.coordination import Coordination
 from cluster.errors import BadInput
 from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 from cluster.settings import Replicator, Settings
-from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, View
+from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, VerifyRecord, View
 
 FULL_REFRESH_MS = 2_000
 """All is marked stale this often, should a watch ever be lost."""
@@ -45,6 +45,7 @@ class Mirror:
             "durability": DurabilityRecord,
             "plan": PlanRecord,
             "pause": dict,
+            "verify": VerifyRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
             **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
         }

@@ -234,6 +234,23 @@ class HistoryRecord:
     """The last step that failed on the way, and how."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRecord:
+    """The last comparison of all tables of all nodes, and when it ended."""
+
+    result: str
+    ended: str
+    epoch: int
+    primary: str
+    nodes: tuple[str, ...]
+    tables: int
+    rows: int
+    different: tuple[str, ...]
+    """Names of tables, the first of them when there are many."""
+    undecided: int
+    seconds: float
+
+
 def newest(positions: tuple[Position, ...]) -> Position | None:
     """Return the position that covers all others; None when there is none that does."""
     for one in positions:

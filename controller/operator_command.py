@@ -165,6 +165,7 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         console.print(
             f"[yellow]paused since {answer['pause'].get('since')}[/]: {escape(str(answer['pause'].get('why')))}"
         )
+    console.print(_verified(answer.get("verify")))
     if answer["plan"]:
         plan = answer["plan"]
         console.print(f"[yellow]running: {plan['kind']}, next: {plan['stage']}[/] {escape(plan['waiting'] or '')}")
@@ -220,6 +221,14 @@ def _print_ackers(console: Console, durability: Mapping[str, Any]) -> None:
     )
     for group in durability.get("former", ()):
         console.print(f"  [yellow]not settled[/]: a failover still needs the word of {escape(' or '.join(group))}")
+
+
+def _verified(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return "never verified: 'oscar-ha verify' compares all nodes"
+    colour = "green" if record["result"] == "equal" else "red"
+    found = f", different: {escape(', '.join(record['different']))}" if record["different"] else ""
+    return f"last verified {record['ended']}: [{colour}]{record['result']}[/], {record['tables']} tables{found}"
 
 
 def _print_plan(record: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from cluster import http, records
 from cluster.errors import BadInput
 from cluster.settings import Milliseconds, Name
+from healthcheck.halt import HALT_MS_MAX
 from healthcheck.judge import DEFAULT_MAX_LAG_MS, MS_PER_SECOND
 from healthcheck.seed_framing import TOKEN_BYTES
 from healthcheck.watchdog import Watchdog
@@ -66,11 +67,37 @@ class GiveRequest:
     token: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * TOKEN_BYTES}}}$")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HaltRequest:
+    """Stop applying for at most `for_ms`."""
+
+    epoch: Epoch
+    for_ms: Annotated[int, Field(ge=1, le=HALT_MS_MAX)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HaltAtRequest:
+    """Apply up to this place of the primary's binlog, which is `position`."""
+
+    halt: str
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=255)]
+    offset: Annotated[int, Field(ge=4, le=2**53)]
+    position: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinueRequest:
+    """Apply again."""
+
+    halt: str
+
+
 def application(watchdog: Watchdog, token: str) -> web.Application:
     """Return the application that answers for `watchdog`."""
     app = http.application(token)
     _add_questions(app, watchdog)
     _add_commands(app, watchdog)
+    _add_halts(app, watchdog)
     return app
 
 
@@ -123,6 +150,24 @@ def _add_commands(app: web.Application, watchdog: Watchdog) -> None:
         "reinitialize": reinitialize, "give": give,
     }  # fmt: skip
     for verb, command in commands.items():
+        app.router.add_post(f"/v1/{verb}", _answered(command))
+
+
+def _add_halts(app: web.Application, watchdog: Watchdog) -> None:
+    async def halt(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, HaltRequest)
+        name, applied = await watchdog.halt(body.epoch, body.for_ms)
+        return {"halt": name, "applied": applied}
+
+    async def halt_at(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, HaltAtRequest)
+        return {"applied": await watchdog.halt_at(body.halt, body.file, body.offset, body.position)}
+
+    async def end_halt(request: web.Request) -> Mapping[str, Any]:
+        await watchdog.end_halt((await _asked(request, ContinueRequest)).halt)
+        return {"applying": True}
+
+    for verb, command in {"halt": halt, "halt-at": halt_at, "continue": end_halt}.items():
         app.router.add_post(f"/v1/{verb}", _answered(command))
 
 

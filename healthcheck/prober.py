@@ -119,6 +119,10 @@ class Prober:
         if self.probe is not None:
             self.probe = Probe(read_only=read_only, position=self.probe.position if position is None else position)
 
+    def doubt(self) -> None:
+        """What is being asked at this moment does not count: it may see something that is so only for an instant."""
+        self._expected += 1
+
     def forget_slow(self) -> None:
         """Replication was just changed: what was seen before says nothing of it."""
         self._expected += 1

@@ -21,7 +21,9 @@ from cluster.position import Position
 from cluster.records import Database, EpochRecord, NodeReport, Role
 from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
+from healthcheck import halt as halting
 from healthcheck import judge
+from healthcheck.halt import Halt
 from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, Standing
 from healthcheck.memory import MemoryFile
@@ -105,6 +107,10 @@ class Watchdog:
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
         self._caught_up_looks = 0
+        self._halt: Halt | None = None
+        self._still = False
+        """From the beginning of a halt until the applier runs again."""
+        self._halter = Worker("halt")
         self._actor, self._fencer = Worker("act"), Worker("fence")
         self._drainer, self._writer = Worker("drain"), Worker("memory")
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
@@ -273,11 +279,14 @@ class Watchdog:
         self.prober.look()
         if self.prober.server is None:
             return
-        slow = self.prober.slow is None or self.role is Role.JOINING or self._slow_look.due()
+        # While it stands still by order of a comparison, what replication looks like says nothing.
+        slow = not self._still and (self.prober.slow is None or self.role is Role.JOINING or self._slow_look.due())
         started = clock.now()
         if not await self.prober.ask(slow=slow):
             return
         self.metrics.probes.observe(clock.ms_between(started, clock.now()) / MS_PER_SECOND)
+        if self._halt is not None and self._halt.over:
+            await self._end_halt("its time is over")
         if self._met != self.prober.generation:
             await self._meet()
         elif self.role is not Role.PRIMARY:
@@ -342,7 +351,7 @@ class Watchdog:
     async def _watch_replication(self) -> None:
         """Note when a joining node has caught up, start again what stopped, note when the source was removed."""
         slow = self.prober.slow
-        if slow is None or self.role not in (Role.JOINING, Role.STANDBY) or self._acting.locked():
+        if slow is None or self.role not in (Role.JOINING, Role.STANDBY) or self._acting.locked() or self._still:
             return
         if self.seeding.replacing:
             return
@@ -364,7 +373,7 @@ class Watchdog:
                 self._signal(Signal.CAUGHT_UP, "follows the replicator of its site")
 
     def _on_death(self) -> None:
-        self._met = ""
+        self._met, self._halt, self._still = "", None, False
         self._signal(Signal.NEW_SERVER, "the server process ended")
         if self.seeding.replacing:
             self._signal(Signal.SEED, "its data is being replaced")
@@ -436,7 +445,7 @@ class Watchdog:
             if self.role is Role.PRIMARY:
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
             self._require_up(Signal.PROMOTE)
-            closings = self._closings
+            closings, self._halt, self._still = self._closings, None, False
             promoted: Promoted = await self._actor.run(self._in_session, lambda session: session.promote())
             if self.prober.generation != generation or closings != self._closings:
                 raise Refused("the server was fenced or restarted while it was promoted")
@@ -465,6 +474,7 @@ class Watchdog:
             raise FencedOut(f"epoch {epoch} is older than {self._seen_epoch}")
         if self.record is None or self.record.epoch < epoch:
             await self._read_epoch()
+        await self._end_halt("it is told to follow")
         async with self._acting:
             if self.role is Role.PRIMARY or (self.resumable and self._names_us()):
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
@@ -487,6 +497,7 @@ class Watchdog:
         self.seeding.stop_giving("what was received must be applied now")
         wanted = Position.parse(position)
         wait_ms = deadline_ms or self.timing.step_deadline_ms
+        await self._end_halt("a plan waits for it")
 
         def wait() -> str:
             with self._connect(wait_ms + self.timing.call_deadline_ms) as session:
@@ -500,6 +511,61 @@ class Watchdog:
         if not Position.parse(here).covers(wanted):
             raise DeadlinePassed(f"{position} is not applied within {wait_ms} ms, only {here or 'nothing'}")
         return here
+
+    # -- standing still for a moment ----------------------------------------------------------------------------------
+
+    async def halt(self, epoch: int, for_ms: float) -> tuple[str, str]:
+        """Stop applying for at most `for_ms`; return the halt's name and what is applied. The receiver goes on."""
+        if self.record is None or epoch != self.record.epoch:
+            raise FencedOut(f"epoch {epoch} is not the newest, {self.record.epoch if self.record else 'none'} is")
+        async with self._acting:
+            if self.role is not Role.STANDBY or not self._replicating():
+                raise Refused(f"it is {self.role.value} and does not replicate", hint="see 'oscar-ha status'")
+            if self._still:
+                raise Conflict("it stands still already for somebody else", hint="try again")
+            self._halt, self._still = Halt.for_ms(for_ms), True
+            name = self._halt.name
+            self.prober.doubt()
+            try:
+                return name, await self._actor.run(self._in_session, lambda session: session.stop_applying())
+            except OscarHaError:
+                self._halt, self._still = None, False  # what may have stopped is started again by the next look
+                raise
+
+    async def halt_at(self, name: str, file: str, offset: int, position: str) -> str:
+        """Apply up to a place of the primary's binlog and stand still there; return what is applied."""
+        here = halting.require(self._halt, name)
+
+        def go() -> str:
+            with self._connect(here.seconds_left * MS_PER_SECOND + self.timing.call_deadline_ms) as session:
+                return session.apply_until(file, offset, position, wait_seconds=here.seconds_left)
+
+        try:
+            return await self._halter.run(go)
+        finally:
+            if self._halt is not here:  # somebody needed it meanwhile: what `go` may have stopped must run
+                await self._apply_on()
+            halting.require(self._halt, name)
+
+    async def end_halt(self, name: str) -> None:
+        """Apply again. Raises Refused when it had ended before, so that something may have been applied meanwhile."""
+        halting.require(self._halt, name)
+        await self._end_halt("done")
+
+    async def _end_halt(self, why: str) -> None:
+        halt, self._halt = self._halt, None
+        if halt is not None:
+            log.info("halt.ended", why=why)
+            try:
+                await self._apply_on()
+            finally:
+                self._still = False
+                self.prober.doubt()
+
+    async def _apply_on(self) -> None:
+        async with self._acting:
+            if self.role in (Role.STANDBY, Role.JOINING):
+                await self._actor.run(self._in_session, lambda session: session.apply_on())
 
     # -- opening ------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ PURE = {
     "controller/ackers.py",
     "controller/advance.py",
     "controller/choose.py",
+    "controller/compare/findings.py",
+    "controller/compare/table.py",
     "controller/decide.py",
     "controller/invariants.py",
     "controller/model.py",
