@@ -100,18 +100,15 @@ class Watchdog:
         self._closings = 0
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
-        self._epoch_news = asyncio.Event()
-        self._epoch_watched = False
+        self._epoch_news, self._epoch_watched = asyncio.Event(), False
         self._published: object = None
         self._slow_look = _Every(self.timing.renew_interval_ms)
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
         self._caught_up_looks = 0
         self._halt: Halt | None = None
-        self._still = False
-        """From the beginning of a halt until the applier runs again."""
-        self._halter = Worker("halt")
-        self._actor, self._fencer = Worker("act"), Worker("fence")
+        self._still = False  # from the beginning of a halt until the applier runs again
+        self._actor, self._fencer, self._halter = Worker("act"), Worker("fence"), Worker("halt")
         self._drainer, self._writer = Worker("drain"), Worker("memory")
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
