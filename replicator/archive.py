@@ -4,8 +4,8 @@
     seal.json                    nothing of this epoch or older is ever acknowledged again
     epochs/0000000001-1/         one folder for an epoch and the server that was its primary
         epoch.json               where the epoch begins, and where it ended once that is known
-        binlog.000001            the primary's bytes, as they are, encrypted, or compressed (replicator/stored.py)
-        binlog.000001.index      what a closed file holds
+        binlog.000001            the primary's bytes, as they are or encrypted (replicator/stored.py)
+        binlog.000001.index      what a closed file holds (replicator/indexes.py)
     orphans/                     tails that no later primary had; never served
     damaged/                     files that were not what had been written, as they were found; never served
 
@@ -321,7 +321,8 @@ class Archive:
             segment.known = cut_behind(segment)
         else:
             segment.boundary = segment.size = FIRST_OFFSET
-            segment.forget()
+            with segment.lock:
+                segment.forget()
             one.segments.remove(segment)
             durable.remove(segment.path)
 

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cluster.errors import BadInput
-from replicator import find_command, listing, stored
+from replicator import find_command, listing, stored, verifying
 from replicator.archive import Archive
 from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
 from replicator.keys import add_key
@@ -23,10 +25,12 @@ from replicator.stored import StoredFile
 HELP = """Look into an archive: the binlog of every primary there was, to the last acknowledged transaction.
 
 Say which archive: [bold]--archive DIR[/], and [bold]--key-file FILE[/] when it is encrypted; or [bold]--settings FILE --site SITE[/], which
-finds both. Everything but [bold]hold[/], [bold]release[/] and [bold]new-key[/] only reads, also while the replicator runs.
+finds both. Everything but [bold]new-key[/] only reads, also while the replicator runs.
 
 [bold]archive ls[/]                              epochs and files
 [bold]archive cat FILE | mariadb-binlog -[/]     what stands in one of them
+[bold]archive info[/]                            how much there is, from when to when
+[bold]archive verify[/]                          whether every byte is what the primary wrote, and nothing is missing between
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 app.command("find")(find_command.find)
@@ -105,6 +109,57 @@ def write_file(
         while data := reader.read(offset, stored.COPY_BYTES):
             sys.stdout.buffer.write(data)
             offset += len(data)
+
+
+@app.command("info")
+def show_info(
+    archive: Path | None = ARCHIVE, settings_file: Path | None = SETTINGS, site: str = SITE,
+    key_file: Path | None = KEY_FILE, as_json: bool = JSON,
+) -> None:  # fmt: skip
+    """Say how much an archive holds, from which position and when, to which.
+
+    `not known` counts the files whose key is missing here. Without times nothing in it is closed and indexed yet.
+    """
+    directory, keys = place(archive, settings_file, site, key_file)
+    facts = listing.info_of(Archive.look(directory, keys))
+    if as_json:
+        typer.echo(json.dumps(asdict(facts), indent=1))
+        return
+    table = Table(title=escape(str(directory)), show_header=False)
+    for name, value in asdict(facts).items():
+        shown = moment(value) if name.endswith("_time") else f"{value:,}" if isinstance(value, int) else value
+        table.add_row(name.replace("_", " "), "-" if shown is None else escape(shown))
+    output().print(table)
+
+
+@app.command("verify")
+def check(
+    archive: Path | None = ARCHIVE, settings_file: Path | None = SETTINGS, site: str = SITE,
+    key_file: Path | None = KEY_FILE, as_json: bool = JSON,
+) -> None:  # fmt: skip
+    """Read the whole archive and prove it: every event's checksum, every closed file's SHA-256 and index, every
+    transaction's number from file to file and epoch to epoch.
+
+    Exit code 0 when everything holds, 1 when something does not: then it names file, offset and mend. It reads every
+    byte: give it a quiet hour.
+    """
+    directory, keys = place(archive, settings_file, site, key_file)
+    found = Archive.look(directory, keys)
+    total = sum(file.path.stat().st_size for one in found.epochs.values() for file in one.files())
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verify", total=total)
+        verdict = verifying.verify(found, lambda more: progress.advance(task, more))
+    if as_json:
+        typer.echo(json.dumps({"ok": not verdict.findings, **asdict(verdict)}, indent=1))
+    else:
+        for one in verdict.findings:
+            at = "" if one.offset is None else f" at offset {one.offset:,}"
+            typer.echo(f"{one.file}{at}: {one.why}\n    mend: {one.mend}")
+        typer.echo(f"{verdict.files} files, {verdict.bytes:,} bytes, {verdict.indexed} with an index: "
+                   f"{len(verdict.findings) or 'nothing'} wrong")  # fmt: skip
+    if verdict.findings:
+        raise typer.Exit(1)
 
 
 @app.command("new-key")

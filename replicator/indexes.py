@@ -65,6 +65,11 @@ def marks(file: StoredFile) -> list[Mark] | None:
     return [Mark(offset, Position.parse(position), time) for offset, position, time in json.loads(read[1])]
 
 
+def present(file: StoredFile) -> bool:
+    """Return whether a file has an index, whatever is in it."""
+    return _path(file).exists()
+
+
 def remove(file: StoredFile) -> None:
     """Forget the index of a file, durably: the file is about to change."""
     if _path(file).exists():

@@ -44,6 +44,32 @@ class AsideFacts:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveFacts:
+    """A whole archive."""
+
+    sealed_epoch: int
+    epochs: int
+    files: int
+    not_known: int
+    """Files of which something is not known."""
+    indexed: int
+    encrypted: int
+    bytes: int
+    """Of the primaries' files."""
+    stored_bytes: int
+    """On disk."""
+    begins_after: str | None
+    ends: str | None
+    """None while the newest file grows."""
+    first_time: int | None
+    last_time: int | None
+    """Of the files that have an index."""
+    orphans: int
+    damaged: int
+    free_bytes: int
+
+
 def facts_of(one: EpochArchive, file: StoredFile) -> FileFacts:
     """Return what is known of a file without reading it all."""
     segment, form, size, begins, keys, why = None, "unknown", None, None, frozenset[str](), None
@@ -76,6 +102,25 @@ def _text(position: Position | None) -> str | None:
 def files_of(archive: Archive) -> list[FileFacts]:
     """Return the facts of all files, oldest first."""
     return [facts_of(one, file) for one in archive.epochs.values() for file in one.files()]
+
+
+def info_of(archive: Archive) -> ArchiveFacts:
+    """Return the facts of a whole archive."""
+    files = files_of(archive)
+    known = [one for one in files if one.why is None]
+    epochs = list(archive.epochs.values())
+    ends = known[-1].ends or known[-1].ended if known else None
+    return ArchiveFacts(
+        sealed_epoch=archive.sealed_epoch, epochs=len(epochs), files=len(files),
+        not_known=len(files) - len(known), indexed=sum(one.indexed for one in files),
+        encrypted=sum(bool(one.keys) for one in files), bytes=sum(one.bytes or 0 for one in files),
+        stored_bytes=sum(one.stored_bytes for one in files),
+        begins_after=known[0].position if known else None, ends=ends,
+        first_time=min((one.first_time for one in known if one.first_time is not None), default=None),
+        last_time=max((one.last_time for one in known if one.last_time is not None), default=None),
+        orphans=len(aside(archive.directory, "orphans")), damaged=len(aside(archive.directory, "damaged")),
+        free_bytes=archive.free_bytes,
+    )  # fmt: skip
 
 
 def aside(directory: Path, folder: str) -> list[AsideFacts]:

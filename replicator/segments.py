@@ -95,9 +95,8 @@ class Segment:
         """Forget what was known of the bytes on disk: they change. Readers open the file anew."""
         self.generation += 1
         self.known = self.frames = None
-        if self.indexed:
-            self.indexed = False
-            indexes.remove(self.stored)
+        self.indexed = False
+        indexes.remove(self.stored)  # also one that is not used: it may be of what the file was at an earlier start
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
 
-Five loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
-(what is missing), listen (to the other ackers). The pulling thread is the only one that acknowledges; what it may do is
+Six loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
+(what is missing), listen (to the other ackers), keep (the closed files). The pulling thread is the only one that acknowledges; what it may do is
 handed to it as a `Standing`.
 """
 
@@ -24,6 +24,7 @@ from replicator.archive import Archive, EpochArchive
 from replicator.change_reader import ChangeReader
 from replicator.follow import epoch_to_pull, past_epochs
 from replicator.intake import fetch
+from replicator.keeping import Keeper
 from replicator.metrics import Metrics
 from replicator.permission import Standing
 from replicator.pull import Puller
@@ -34,6 +35,7 @@ from replicator.words import Listener, Teller
 
 FILL_EVERY_MS = 2_000
 READ_AGAIN_MS = 10_000
+KEEP_EVERY_MS = 5_000
 QUIET_DEADLINE_SECONDS = 5.0
 log = structlog.get_logger()
 
@@ -66,6 +68,7 @@ class Service:
         self._idle_why = "starting"
         self._published: ReplicatorReport | None = None
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
+        self._keeper = Keeper(archive, self._stopping)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -82,6 +85,7 @@ class Service:
                 group.create_task(self._follow_loop())
                 group.create_task(self._fill_loop())
                 group.create_task(self._listener.run())
+                group.create_task(self._keep_loop())
         finally:
             self._stopping.set()
             await self._stop_pulling()
@@ -427,6 +431,14 @@ class Service:
             if self.gaps() or self._stuck:
                 await asyncio.sleep(FILL_EVERY_MS / 1000)
                 self._fill_now.set()
+
+    async def _keep_loop(self) -> None:
+        while True:
+            with suppress(OSError):  # a full or failing disk: the report says so; the next attempt comes
+                if made := await asyncio.to_thread(self._keeper.tick):
+                    log.info("archive.indexed", files=made)
+            self.metrics.damaged_files.set(self._keeper.damaged)
+            await asyncio.sleep(KEEP_EVERY_MS / 1000)
 
     @property
     def _stuck(self) -> bool:

@@ -2,7 +2,7 @@
 
     plain       the primary's bytes; `mariadb-binlog` reads the file itself
     framed      frames as they were appended, encrypted (decision 0020)
-    packed      a closed file rewritten: compressed frames, encrypted when there is a key, and an index of them
+    packed      compressed frames, encrypted when there is a key, and an index of them; read here, not written by anything yet
 
 The first bytes of a file say which it is. A file changes its form by a rename: who has the old one open goes on.
 """

@@ -37,6 +37,14 @@ def test_an_encrypted_archive_is_the_primarys_bytes_for_a_standby_through_kills(
         assert house.archived("toronto", path.name, keys=keys)[30:] == (primary.datadir / path.name).read_bytes()[30:]
         assert PATIENT.encode() not in path.read_bytes()
     check_the_commands(house, files[0].name)
+    until(lambda: len(list(files[0].parent.glob("*.index"))) == 3, what="the closed files have an index")
+    where = ("--settings", str(house.settings), "--site", "toronto")
+    verified = subprocess.run(
+        [COMMAND, "archive", "verify", *where], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert verified.returncode == 0, verified.stdout
+    assert "4 files" in verified.stdout
 
 
 def check_the_commands(house: House, file: str) -> None:

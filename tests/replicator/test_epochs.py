@@ -40,7 +40,7 @@ def promote(house: House, site: str) -> None:
 
 def epoch_files(house: House, site: str, epoch: int) -> dict[str, bytes]:
     (directory,) = (house.archive(site) / "epochs").glob(f"{epoch:010d}-*")
-    return {path.name: path.read_bytes() for path in sorted(directory.glob("binlog.*"))}
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("binlog.*[0-9]"))}
 
 
 def files_before_the_next(house: House, site: str, epoch: int) -> dict[str, bytes]:

@@ -58,7 +58,7 @@ class Rotator(threading.Thread):
 
 
 def archived(house: House, site: str = "toronto") -> list[Path]:
-    return sorted((house.archive(site) / "epochs" / "0000000001-1").glob("binlog.[0-9]*"))
+    return sorted((house.archive(site) / "epochs" / "0000000001-1").glob("binlog.*[0-9]"))
 
 
 def without_flag(data: bytes) -> bytes:

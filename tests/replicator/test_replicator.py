@@ -16,7 +16,7 @@ def test_the_archive_has_the_primarys_bytes(house: House) -> None:
     primary.run("FLUSH BINARY LOGS", "INSERT INTO d.t VALUES (1000, 'y')")
     house.await_durable("toronto", house.position("clinic"))
 
-    files = sorted((house.archive("toronto") / "epochs" / "0000000001-1").glob("binlog.*"))
+    files = sorted((house.archive("toronto") / "epochs" / "0000000001-1").glob("binlog.*[0-9]"))
     for path in files:
         assert path.read_bytes()[30:] == (primary.datadir / path.name).read_bytes()[30:]
     assert len(files) == 2
@@ -98,6 +98,6 @@ def test_what_the_primary_has_purged_comes_from_another_replicator(house: House)
     house.await_durable("montreal", house.position("clinic"))
     house.await_durable("toronto", house.position("clinic"))
 
-    for path in (house.archive("toronto") / "epochs" / "0000000001-1").glob("binlog.*"):
+    for path in (house.archive("toronto") / "epochs" / "0000000001-1").glob("binlog.*[0-9]"):
         copy = house.archive("montreal") / "epochs" / "0000000001-1" / path.name
         assert copy.read_bytes() == path.read_bytes()
