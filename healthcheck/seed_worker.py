@@ -15,6 +15,7 @@ from healthcheck import seed_orders as orders
 from healthcheck.seed_orders import GiveOrder, Line, TakeOrder
 
 SILENCE_SECONDS_MAX = 90.0
+END_SECONDS_MAX = 5.0
 LINE_BYTES_MAX = 65_536
 SERVER_FOLDERS = ("/usr/sbin", "/sbin")
 """Debian keeps servers here, and a plain user's PATH does not name it."""
@@ -70,8 +71,16 @@ class SeedWorker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def ended(self) -> None:
-        """Wait until it has ended."""
-        await self._process.wait()
+        """Wait until it has ended and tidied up behind itself; kill it when it takes too long, or when we are to end."""
+        try:
+            async with asyncio.timeout(END_SECONDS_MAX):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
 
 
 def search_path() -> str:

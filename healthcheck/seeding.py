@@ -208,7 +208,6 @@ class Seeding:
             async for line in self._worker.lines():
                 await self._heard(places, line)
         finally:
-            self._worker.kill()
             await self._worker.ended()
         if self._host.running:  # somebody started it again meanwhile
             await self._host.stop_server()
@@ -376,7 +375,6 @@ class Seeding:
         except OscarHaError as error:
             log.warning("seed.not_given", receiver=receiver, error=str(error))
         finally:
-            worker.kill()
             await worker.ended()
 
     # -- below --------------------------------------------------------------------------------------------------------
