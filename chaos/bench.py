@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +94,9 @@ BENCHES: Mapping[str, Bench] = {
     "acks": replication("acks", bench_acks.run, bench_acks.UNITS, bench_acks.GOALS, runs=5),
     "apply": replication("apply", bench_apply.run, bench_apply.UNITS, bench_apply.GOALS, runs=5),
     "commit": replication("commit", bench_commit.run, bench_commit.UNITS, bench_commit.GOALS, runs=5),
+    "commit-tls": replication(
+        "commit-tls", partial(bench_commit.run, tls=True), bench_commit.UNITS, bench_commit.GOALS, runs=5
+    ),
     "catchup": replication("catchup", bench_catchup.run, bench_catchup.UNITS, bench_catchup.GOALS, runs=5),
     "lag": replication("lag", bench_lag.run, bench_lag.UNITS, bench_lag.GOALS, runs=5),
     "memory": replication("memory", bench_memory.run, bench_memory.UNITS, bench_memory.GOALS, runs=1),

@@ -64,10 +64,10 @@ class Timed:
     """Commits that returned although nobody had acknowledged them; none are asked for with `async`."""
 
 
-def run(folder: Path, runs: int, say: Callable[[str], None]) -> Measured:
-    """Measure."""
+def run(folder: Path, runs: int, say: Callable[[str], None], *, tls: bool = False) -> Measured:
+    """Measure; with `tls` every replication link of every way uses it, and verifies."""
     measured = Measured.of(UNITS)
-    with Rig(folder / "rig") as rig:
+    with Rig(folder / "rig", tls=tls) as rig:
         bench = CommitBench(rig)
         for number in range(1, runs + 1):
             shift = number % len(WAYS)
