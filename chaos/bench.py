@@ -8,7 +8,6 @@ The exit code is 0 only if everything ran and the safety goals hold; `--strict` 
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -32,17 +31,16 @@ from chaos import (
     bench_figures,
     bench_lag,
     bench_memory,
+    script,
 )
 from chaos.bench_figures import Goal, Measured
 from chaos.run_folder import alone
 from cluster import clock
-from cluster.command import complain
-from cluster.errors import BadInput, OscarHaError
+from cluster.errors import BadInput
 
 FOLDER = Path("build/bench")
 RUNS_MAX = 200
 COMMAND_DEADLINE_SECONDS = 10
-INTERRUPTED_EXIT_CODE = 130
 PLAIN_WIDTH = 160
 
 
@@ -206,24 +204,5 @@ def _goal(name: str, bounds: Mapping[str, Any]) -> str:
     return f"{what}{bound} {'[green]met[/]' if bounds['met'] else '[bold red]missed[/]'}"
 
 
-def main() -> int:
-    """Run a bench; Ctrl-C and SIGTERM take its lab down as well."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(bench)
-    try:
-        app(standalone_mode=True)
-    except OscarHaError as error:
-        complain(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED_EXIT_CODE
-    return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(bench))

@@ -26,6 +26,7 @@ from chaos.lab import build, remove
 from chaos.lab.layout import Request
 from chaos.lab_remote import Fault, Rejoin, RemoteLab, wait_writing
 from chaos.run_folder import alone, keep_logs
+from chaos.script import INTERRUPTED_EXIT_CODE, interrupt
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
 from cluster import clock
@@ -49,7 +50,6 @@ WRITES_AGAIN, FAILED_OVER, SWITCHED = (
     "a standby took over",
     "the way back was planned work",
 )
-INTERRUPTED_EXIT_CODE = 130
 PLAIN_WIDTH = 120
 
 
@@ -255,7 +255,7 @@ def summary(facts: Facts) -> dict[str, Any]:
 
 def main() -> int:
     """Run the demo and return the exit code: 0 only if every claim was kept."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     try:
         with alone(BUILD, "demo"):
@@ -348,10 +348,6 @@ def _ignore_signals() -> None:
     """Nothing stops the taking down any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _pause(seconds: float) -> None:

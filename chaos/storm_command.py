@@ -1,7 +1,6 @@
 """`script/storm`: the options, the story as it happens, the table at the end, and an exit code that can be trusted."""
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from chaos import script
 from chaos.bench import commit, machine
 from chaos.run_folder import alone
 from chaos.storm import Storm, Told
 from chaos.storm_plan import KILLS_MAX
-from cluster.command import complain
-from cluster.errors import BadInput, OscarHaError
+from cluster.errors import BadInput
 
 FOLDER = Path("build/storm")
 KILLS = 200
-INTERRUPTED_EXIT_CODE = 130
 PLAIN_WIDTH = 180
 
 
@@ -76,24 +74,5 @@ def _show(console: Console, told: Told) -> None:
         console.print(f"[bold red]problem:[/] {escape(problem)}", soft_wrap=True)
 
 
-def main() -> int:
-    """Run a storm; Ctrl-C and SIGTERM take its lab down as well."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(storm)
-    try:
-        app(standalone_mode=True)
-    except OscarHaError as error:
-        complain(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED_EXIT_CODE
-    return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script.run(storm))
