@@ -20,12 +20,11 @@ from chaos.lab import build, control, ledger, process, rebuild, remove
 from chaos.lab.identity import Life
 from chaos.lab.layout import Layout, Option, Request
 from chaos.lab.names import SITES, Kind, node_name
-from chaos.lab_remote import RemoteLab, strays, wait_until, wait_writing
+from chaos.lab_remote import RemoteLab, strays, torn, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.storm_plan import Blow, Burst, Victim, plan
 from chaos.traffic import Traffic, Writer, open_connection, prepare
 from chaos.traffic_journal import Journal
-from chaos.traffic_script import NON_TRANSACTIONAL
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import OscarHaError, Unreachable
@@ -335,7 +334,7 @@ class _Mender:
 
     def _make_anew_if_stray(self, report: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         name = str(report["node"])
-        stray = strays(report.get("position"), state.get("epoch")) if report.get("role") == "fenced" else _torn(report)
+        stray = strays(report.get("position"), state.get("epoch")) if report.get("role") == "fenced" else torn(report)
         if not stray:
             self._stray_since.pop(name, None)
         elif clock.ms_between(self._stray_since.setdefault(name, clock.now()), clock.now()) > STRAY_SETTLED_MS:
@@ -347,17 +346,6 @@ class _Mender:
         self._told.rebuilt.append(f"{node}: {why}")
         rebuild.rebuild(self._request, node)
         self._started.pop(node, None)
-
-
-def _torn(report: Mapping[str, Any]) -> str:
-    """Return why a standby's copy of a non-transactional table was torn by a kill, empty when it was not.
-
-    MyISAM keeps the row and not the position that says so: the same event comes again and meets its own row.
-    """
-    why = str(report.get("why"))
-    return why if why.startswith("replication: Could not execute") and any(
-        f".{table};" in why for table in NON_TRANSACTIONAL
-    ) else ""  # fmt: skip
 
 
 def _not_whole(state: Mapping[str, Any]) -> str:

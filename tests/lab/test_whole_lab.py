@@ -18,7 +18,7 @@ from chaos import checks
 from chaos.history import all_kept, outage_ms
 from chaos.lab import build, control, remove
 from chaos.lab.layout import Layout, Request
-from chaos.lab_remote import Fault, RemoteLab, wait_until, wait_writing
+from chaos.lab_remote import Fault, RemoteLab, torn, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
@@ -94,6 +94,16 @@ class Whole:
         (named,) = durability["ackers"]
         return str(named), int(durability["serial"])
 
+    def follows_again(self, node: str) -> None:
+        """Wait until a node that was killed is a standby again; one whose MyISAM table the kill has torn is built anew."""
+        rejoin = self.lab.wait_rejoin(node, deadline_ms=REJOIN_MS)
+        (report,) = (one for one in self.lab.cluster()["nodes"] if one["node"] == node)
+        if torn(report):
+            again = reinitialize(self, node, "--json")
+            assert again.returncode == 0, (again.stdout, again.stderr)
+        else:
+            assert rejoin.rejoined, rejoin.why
+
     def goes_on(self) -> None:
         wait_writing(self.traffic, after=clock.now(), deadline_ms=WRITE_MS)
 
@@ -125,8 +135,7 @@ def test_a_crashed_primary_is_replaced_and_returns_as_a_standby(whole: Whole) ->
     assert "process is dead" in str(record["proof"])
 
     whole.lab.start(fault.node)
-    rejoin = whole.lab.wait_rejoin(fault.node, deadline_ms=REJOIN_MS)
-    assert rejoin.rejoined, rejoin.why
+    whole.follows_again(fault.node)
 
 
 def test_a_switchover_brings_it_home(whole: Whole) -> None:
@@ -187,7 +196,7 @@ def test_a_killed_standby_catches_up(whole: Whole) -> None:
     whole.goes_on()
     control.start(whole.directory, standby)
 
-    assert whole.lab.wait_rejoin(standby, deadline_ms=REJOIN_MS).rejoined
+    whole.follows_again(standby)
 
 
 def test_a_killed_watchdog_that_returns_keeps_the_primary(whole: Whole) -> None:
@@ -211,8 +220,7 @@ def test_a_leader_killed_together_with_the_primary_is_succeeded(whole: Whole) ->
     control.start(whole.directory, leader)
     whole.lab.start(fault.node)
 
-    rejoin = whole.lab.wait_rejoin(fault.node, deadline_ms=REJOIN_MS)
-    assert rejoin.rejoined, rejoin.why
+    whole.follows_again(fault.node)
 
 
 def test_a_destroyed_standby_is_built_anew_from_the_other_one_while_the_clinics_write(whole: Whole) -> None:
@@ -230,6 +238,7 @@ def test_a_destroyed_standby_is_built_anew_from_the_other_one_while_the_clinics_
     if _seeding(whole, lost)["phase"] != "done":
         again = reinitialize(whole, lost, "--json")
         assert again.returncode == 0, (again.stdout, again.stderr)
+    whole.follows_again(donor)
     whole.ready()
 
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from chaos import lab_remote
-from chaos.lab_remote import RemoteLab, wait_until
+from chaos.lab_remote import RemoteLab, torn, wait_until
 from cluster.errors import BadInput, DeadlinePassed, Refused, Unreachable
 from cluster.http import application, serve
 from tests.servers.process import free_port
@@ -185,3 +185,16 @@ def test_a_wait_ends_at_once_with_an_error_that_will_not_pass() -> None:
 
     with pytest.raises(BadInput):
         wait_until(broken, deadline_ms=LATE_MS, what="nothing")
+
+
+@pytest.mark.parametrize(
+    ("why", "is_torn"),
+    [
+        ("replication: Could not execute Write_rows_v1 event on table oscar.labInbox; Duplicate entry '7' …", True),
+        ("replication: Could not execute Write_rows_v1 event on table oscar.demographic; Duplicate entry '7' …", False),
+        ("follows the replicator of its site", False),
+        (None, False),
+    ],
+)
+def test_only_a_row_met_again_in_a_table_without_transactions_is_torn(why: str | None, is_torn: bool) -> None:
+    assert bool(torn({"why": why})) is is_torn
