@@ -160,7 +160,7 @@ def test_the_clock_ends_a_run_whose_server_never_answers(server: MariaDBServer, 
     clinic = clinic_of(server)
     server.kill()
     started = clock.now()
-    with Traffic([clinic], journal, seconds=0.5) as run:
+    with Traffic([clinic], journal, seconds=1.5) as run:
         run.wait()
 
     assert clock.ms_between(started, clock.now()) < DEADLINE_MS
