@@ -10,7 +10,7 @@ The first bytes of a file say which it is. A file changes its form by a rename: 
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -134,16 +134,8 @@ class PlainReader:
         self.proven = False
 
     def read(self, offset: int, count: int) -> bytes | memoryview:
-        parts = list[bytes | memoryview]()
         self.proven = True
-        try:
-            while count > 0 and (piece := self._piece(offset, count)):
-                parts.append(piece)
-                offset, count = offset + len(piece), count - len(piece)
-        except Damaged:
-            if not parts:
-                raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return _gathered(self._piece, offset, count)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -181,16 +173,7 @@ class FramedReader:
         self._map: FrameMap = packed or known or FrameMap()
 
     def read(self, offset: int, count: int) -> bytes | memoryview:
-        parts = list[memoryview]()
-        try:
-            while count > 0 and (self._held_at <= offset < self._held_at + len(self._held) or self._load(offset)):
-                piece = self._held[offset - self._held_at :][:count]
-                parts.append(piece)
-                offset, count = offset + len(piece), count - len(piece)
-        except Damaged:
-            if not parts:
-                raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return _gathered(self._piece, offset, count)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -213,6 +196,11 @@ class FramedReader:
         return {run.key for run in self._runs.values() if run.key is not None}
 
     # -- below ------------------------------------------------------------------------------------------------------
+
+    def _piece(self, offset: int, count: int) -> memoryview:
+        if not self._held_at <= offset < self._held_at + len(self._held) and not self._load(offset):
+            return memoryview(b"")
+        return self._held[offset - self._held_at :][:count]
 
     def _load(self, offset: int) -> bool:
         """Hold the frame of an offset; return whether there is one."""
@@ -280,6 +268,19 @@ class FramedReader:
         for offset, place in frames.entries_of(frames.content(self._run(0), head, data, where=self._identity)):
             found.add(offset, place, 0)
         return found
+
+
+def _gathered(piece: Callable[[int, int], bytes | memoryview], offset: int, count: int) -> bytes | memoryview:
+    """Return the pieces at an offset as one. What is before a damage is returned, the damage is raised by the next call."""
+    parts = list[bytes | memoryview]()
+    try:
+        while count > 0 and (data := piece(offset, count)):
+            parts.append(data)
+            offset, count = offset + len(data), count - len(data)
+    except Damaged:
+        if not parts:
+            raise
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
