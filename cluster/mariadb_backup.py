@@ -54,11 +54,15 @@ def prepare_command(directory: Path) -> tuple[str, ...]:
 
 
 def private_command(option_file: Path, directory: Path, rooms: Path) -> tuple[str, ...]:
-    """Return what starts a server on a copy: nobody but us can reach it."""
+    """Return what starts a server on a copy: nobody but us can reach it, and it disturbs nobody.
+
+    A server that starts removes the temporary tables in its `tmpdir`, and one beside it that uses them there crashes
+    (decision 0060).
+    """
     return (
         "mariadbd", f"--defaults-file={option_file}", f"--datadir={directory}", f"--socket={rooms / 'socket'}",
         f"--pid-file={rooms / 'pid'}", f"--log-error={rooms / 'log'}", "--skip-networking", "--skip-slave-start",
-        "--event-scheduler=OFF", "--read-only=ON",
+        "--event-scheduler=OFF", "--read-only=ON", f"--tmpdir={rooms}",
     )  # fmt: skip
 
 

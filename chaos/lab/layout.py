@@ -31,7 +31,8 @@ _PLAIN_PATH = re.compile(r"^[A-Za-z0-9/._,:+@%=~-]+$")
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
 IDENTITY_OPTIONS = frozenset(
-    ("server_id", "datadir", "port", "extra_port", "socket", "pid_file", "bind_address", "log_error", "user", "init_file")
+    ("server_id", "datadir", "port", "extra_port", "socket", "pid_file", "bind_address", "log_error", "user", "init_file",
+     "tmpdir")
 )  # fmt: skip
 """The lab gives these to each server itself."""
 
@@ -86,6 +87,10 @@ class Layout:
 
     def archive(self, site: str) -> Path:
         return self.data(f"archive-{site}")
+
+    def temporary(self, name: str) -> Path:
+        """Return the server's own `tmpdir`: one that starts removes the temporary tables in its own (decision 0060)."""
+        return self.data(f"tmp-{name}")
 
     def log(self, name: str) -> Path:
         return self.directory / "log" / f"{name}.log"

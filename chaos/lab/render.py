@@ -78,16 +78,15 @@ def option_file(
     layout: Layout, node: Node, required: Mapping[str, str | None], asked: Iterable[Option], init_file: Path, user: str
 ) -> str:
     """Return a server's option file. A later line wins: lab, product, the person, and who this server is."""
-    data = layout.data(node.name)
     identity: dict[str, str | None] = {
         "user": user,
-        "datadir": str(data),
+        "datadir": str(layout.data(node.name)),
         "server_id": str(node.server_id),
         "port": str(node.port),
         "socket": str(layout.socket(node.name)),
         "pid_file": str(node.pid_file),
         "init_file": str(init_file),
-        "tmpdir": str(data.parent),
+        "tmpdir": str(layout.temporary(node.name)),
     }
     if node.admin_port is not None:
         identity["extra_port"] = str(node.admin_port)

@@ -25,10 +25,13 @@ def make(
     """Make the data directory of every node. Raises BadInput with the server's own words."""
     layout = Layout(request.directory)
     template = layout.data(TEMPLATE)
-    options = layout.config("template.cnf")
+    options, temporary = layout.config("template.cnf"), layout.temporary(TEMPLATE)
+    temporary.mkdir(exist_ok=True)
     lines = [name if value is None else f"{name}={value}" for name, value in LAB_OPTIONS.items()]
     lines += [option.name if option.value is None else f"{option.name}={option.value}" for option in request.options]
-    options.write_text("\n".join(["[mariadbd]", f"user={user}", *lines]) + "\n", encoding="utf-8")
+    options.write_text(
+        "\n".join(["[mariadbd]", f"user={user}", f"tmpdir={temporary}", *lines]) + "\n", encoding="utf-8"
+    )
     run = _Runner(layout, environment(lab_id, environ))
     run("install", (
         programs.install_db, f"--defaults-file={options}", f"--datadir={template}", f"--user={user}",
@@ -39,7 +42,9 @@ def make(
 
 
 def copy(layout: Layout, nodes: Sequence[str]) -> None:
-    """Give every node its copy; the last one gets the template itself."""
+    """Give every node its copy, and a folder for temporary files; the last one gets the template itself."""
+    for node in nodes:
+        layout.temporary(node).mkdir()
     template = layout.data(TEMPLATE)
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(lambda node: shutil.copytree(template, layout.data(node)), nodes[:-1]))

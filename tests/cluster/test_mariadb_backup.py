@@ -73,6 +73,13 @@ def test_options_are_read_as_a_server_reads_them(tmp_path: Path) -> None:
         mariadb_backup.read_options(tmp_path / "missing.cnf")
 
 
+def test_a_server_on_a_copy_keeps_its_hands_off_the_temporary_tables_of_all_others() -> None:
+    """One that starts removes every `#sql*` in its tmpdir; a server that uses them there crashes (decision 0060)."""
+    commands = (mariadb_backup.private_command, mariadb_backup.rollback_command)
+
+    assert all("--tmpdir=/rooms" in command(Path("/x.cnf"), DATA, Path("/rooms")) for command in commands)
+
+
 def test_a_password_of_any_letters_survives_the_option_file() -> None:
     text = mariadb_backup.defaults_text("o", 'a"b\\c #d', Path("/s"), DATA)
 

@@ -4,11 +4,9 @@ Node `one` may be primary; node `two` replicates from it directly and acknowledg
 controller would do is done here by hand: `make_primary` promotes, records the epoch and opens.
 """
 
-import getpass
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -27,7 +25,8 @@ from cluster import clock, settings
 from cluster.dialect import dialect_of
 from cluster.records import EpochRecord, LineageEntry
 from cluster.settings import Node, Secrets, Settings
-from tests.servers.mariadb import MariaDBServer
+from tests.servers import mariadb
+from tests.servers.mariadb import MariaDBServer, own_tmpdir
 from tests.servers.process import ServerProcess, free_port
 
 OSCAR_HA = str(Path(sys.executable).with_name("oscar-ha"))
@@ -51,6 +50,7 @@ TIMING = {
 }
 SECRETS = {"admin": "admin'secret", "replication": "replication-secret", "verify": "verify-secret", "token": "token"}
 CLIENT, CLIENT_PASSWORD = "oscar", "oscar"
+LOG_FILE_SIZE = "--innodb-log-file-size=16M"
 
 
 def eventually(condition: Callable[[], Any], *, seconds: float = WAIT_SECONDS, what: str = "") -> Any:
@@ -115,11 +115,7 @@ def _is_table(value: Any) -> bool:
 
 def make_template(directory: Path, some: Settings, secrets: Secrets) -> Path:
     """Make a data directory with our accounts, a root without password as OSCAR has it, and an ordinary client."""
-    subprocess.run(
-        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}", "--skip-test-db",
-         "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M"],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    mariadb.install(directory, LOG_FILE_SIZE)
     statements = [
         "FLUSH PRIVILEGES",
         *dialect_of(some).account_statements(some, secrets),
@@ -130,11 +126,8 @@ def make_template(directory: Path, some: Settings, secrets: Secrets) -> Path:
         "CREATE TABLE oscar.chart (id INT PRIMARY KEY) ENGINE=InnoDB",
         "CREATE TABLE oscar.log (id INT PRIMARY KEY) ENGINE=MyISAM",
     ]  # fmt: skip
-    subprocess.run(
-        ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", f"--user={getpass.getuser()}", "--innodb-log-file-size=16M"],
-        input=";\n".join(" ".join(one.split()) for one in statements).encode() + b";\n",
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    text = ";\n".join(" ".join(one.split()) for one in statements) + ";\n"
+    mariadb.bootstrap(directory, text.encode(), LOG_FILE_SIZE)
     return directory
 
 
@@ -155,7 +148,12 @@ class DatabaseNode(MariaDBServer):
     def _write_option_file(self, path: Path) -> None:
         """Write what `start` gives on the command line, for a server that a watchdog starts."""
         own = {"datadir": self.datadir, "socket": self.socket, "pid-file": self.pid_file, "port": self.port}
-        options = {**self.options, **own, "log-error": self.directory / "started.log"}
+        options = {
+            **self.options,
+            **own,
+            "log-error": self.directory / "started.log",
+            "tmpdir": own_tmpdir(self.datadir),
+        }
         lines = [name if value is True else f"{name}={value}" for name, value in options.items()
                  if value is not None and value is not False]  # fmt: skip
         path.write_text("\n".join(["[mariadbd]", *lines]) + "\n")

@@ -28,9 +28,9 @@ PROGRAMS = Programs(
 )
 
 
-def options(*asked: Option) -> dict[str, str]:
-    """Return what MariaDB takes from the option file of db-toronto: the last line wins."""
-    node = SETTINGS.node("db-toronto")
+def options(*asked: Option, name: str = "db-toronto") -> dict[str, str]:
+    """Return what MariaDB takes from the option file of a node: the last line wins."""
+    node = SETTINGS.node(name)
     required = dialect_of(SETTINGS).server_options(node, SETTINGS)
     text = render.option_file(Layout(PLACE), node, required, asked, PLACE / "config/born-fenced.sql", "somebody")
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
@@ -47,6 +47,13 @@ def test_a_server_has_what_the_product_and_oscar_need() -> None:
     assert found["init_file"].endswith("born-fenced.sql")
     assert found["max_binlog_size"] == "64M"
     assert int(found["binlog_expire_logs_seconds"]) > 0
+
+
+def test_no_two_servers_share_a_folder_for_temporary_tables() -> None:
+    """One that starts removes those of the others, and they crash (decision 0060)."""
+    found = {options(name=node.name)["tmpdir"] for node in SETTINGS.nodes}
+
+    assert len(found) == len(SETTINGS.nodes)
 
 
 def test_a_persons_option_wins_over_the_labs_but_never_over_who_a_server_is() -> None:

@@ -17,9 +17,10 @@ from typing import Any, Self
 import pymysql
 from pymysql.connections import Connection
 
-from tests.servers.process import ServerProcess, free_port
+from tests.servers.process import ServerFailed, ServerProcess, free_port
 
-START_DEADLINE_MS = 30_000
+START_DEADLINE_MS = 60_000
+MAKE_SECONDS = 100
 SEMI_SYNC_FOREVER_MS = 2**63 - 1
 ADMIN = "root"
 REPLICATION_USER, REPLICATION_PASSWORD = "oscar_ha_repl", "replication-secret"
@@ -48,24 +49,44 @@ DEFAULTS: dict[str, object] = {
 def make_template(directory: Path, **options: object) -> Path:
     """Make a data directory with an administrator `root` without password and a replication account."""
     more = _arguments({name.replace("_", "-"): value for name, value in options.items()})
-    subprocess.run(
-        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}", "--skip-test-db",
-         "--auth-root-authentication-method=normal", "--innodb-log-file-size=16M", "--aria-log-file-size=8M", *more],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    more += ["--innodb-log-file-size=16M", "--aria-log-file-size=8M"]
+    install(directory, *more)
     accounts = directory.parent / f"{directory.name}.accounts.sql"
     accounts.write_text(
         "FLUSH PRIVILEGES;\n"
         f"CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY '{REPLICATION_PASSWORD}';\n"
         f"GRANT REPLICATION SLAVE, BINLOG MONITOR, REPLICATION SLAVE ADMIN ON *.* TO {REPLICATION_USER}@'%';\n"
     )
-    with accounts.open() as statements:
-        subprocess.run(
-            ["mariadbd", "--no-defaults", "--bootstrap", f"--datadir={directory}", f"--user={getpass.getuser()}",
-             "--innodb-log-file-size=16M", "--aria-log-file-size=8M", *more],
-            check=True, capture_output=True, stdin=statements, timeout=60,
-        )  # fmt: skip
+    bootstrap(directory, accounts.read_bytes(), *more)
     return directory
+
+
+def install(directory: Path, *options: str) -> None:
+    """Make a data directory with an administrator `root` without password. Raises ServerFailed with what was said."""
+    _run("mariadb-install-db", directory, "--skip-test-db", "--auth-root-authentication-method=normal", *options)
+
+
+def bootstrap(directory: Path, statements: bytes, *options: str) -> None:
+    """Run statements in a data directory of which no server runs. Raises ServerFailed with what was said."""
+    _run("mariadbd", directory, "--bootstrap", *options, statements=statements)
+
+
+def own_tmpdir(directory: Path) -> Path:
+    """Make and return the folder for the temporary tables of one server: one that starts removes those of all others
+    in the same folder, and they crash or fail with error 6 (decision 0060)."""
+    made = directory.with_name(f"tmp-{directory.name}")
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _run(program: str, directory: Path, *options: str, statements: bytes = b"") -> None:
+    command = [program, "--no-defaults", f"--datadir={directory}", f"--user={getpass.getuser()}",
+               f"--tmpdir={own_tmpdir(directory)}", *options]  # fmt: skip
+    done = subprocess.run(
+        command, input=statements, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=MAKE_SECONDS, check=False
+    )
+    if done.returncode != 0:
+        raise ServerFailed(f"{program} ended with {done.returncode}:\n{done.stdout.decode(errors='replace')}")
 
 
 class MariaDBServer:
@@ -114,7 +135,8 @@ class MariaDBServer:
         """Start and wait until it answers. `more` options count for this start only."""
         options = self.options | {name.replace("_", "-"): value for name, value in more.items()}
         command = ["mariadbd", "--no-defaults", f"--datadir={self.datadir}", f"--socket={self.socket}",
-                   f"--pid-file={self.pid_file}", f"--port={self.port}", *_arguments(options)]  # fmt: skip
+                   f"--pid-file={self.pid_file}", f"--port={self.port}", f"--tmpdir={own_tmpdir(self.datadir)}",
+                   *_arguments(options)]  # fmt: skip
         self.process.launch(command)
         self.process.wait_until(self._answers, deadline_ms=START_DEADLINE_MS, what="answering")
 

@@ -20,3 +20,4 @@ def test_a_server_keeps_its_data_over_kill_and_restart(tmp_path: Path, mariadb_t
         assert server.value("SELECT @@read_only") == 1
         server.connect(REPLICATION_USER, REPLICATION_PASSWORD).close()
         assert server.binlogs[0].name == "binlog.000001"
+        assert server.value("SELECT @@tmpdir") == str(tmp_path / "one" / "tmp-data"), "decision 0060"
