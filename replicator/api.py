@@ -1,5 +1,6 @@
-"""The replicator's HTTP: health and metrics to read, `seal`, `level` and `words` with the cluster's token."""
+"""The replicator's HTTP: health, metrics and places to read, `seal`, `level` and `words` with the cluster's token."""
 
+import asyncio
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -11,6 +12,7 @@ from cluster import clock, http, tls
 from cluster.errors import BadInput
 from cluster.position import Position
 from cluster.records import describe
+from replicator import before as places
 from replicator import words
 from replicator.service import Service
 
@@ -45,6 +47,11 @@ def application(service: Service, token: str) -> web.Application:
         service.metrics.certificate_expires.set(0 if files is None else tls.expires(files) or 0)
         return web.Response(body=service.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
+    async def before(request: web.Request) -> web.Response:
+        asked = (request.query.get("gtid"), request.query.get("time"))
+        found = await asyncio.to_thread(places.asked, service.archive, *asked)
+        return web.json_response({**asdict(found), "gtid": str(found.gtid), "position": str(found.position)})
+
     async def seal(request: web.Request) -> web.Response:
         asked = _checked(_Seal, await http.body_of(request))
         sealed, durable = await service.seal(asked.epoch, _position(asked.until), _deadline(asked))
@@ -59,6 +66,7 @@ def application(service: Service, token: str) -> web.Application:
         [
             web.get("/health", health),
             web.get("/metrics", metrics),
+            web.get("/v1/before", before),
             web.post("/v1/seal", seal),
             web.post("/v1/level", level),
             web.post(words.PATH, _teller(service)),

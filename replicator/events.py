@@ -7,6 +7,7 @@ to cut at (TRAPS.md 2). Source: MariaDB Knowledge Base, "Replication Protocol"; 
 
 import re
 from collections.abc import Mapping
+from dataclasses import astuple
 from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, NamedTuple
@@ -30,6 +31,8 @@ GTID_FLAGS_AT = HEADER_BYTES + _GTID.size - 1
 _LIST_COUNT = Struct("<I")
 _LIST_ENTRY = Struct("<IIQ")
 _LIST_COUNT_MASK = 0x0FFFFFFF
+LIST_UNTIL_REACHED = 1 << 28
+"""In the count of a Gtid_list: a replica that was to come only so far stops here (log_event.h)."""
 _ROTATE = Struct("<Q")
 _QUERY = Struct("<IIBHH")
 _CREATED_OFFSET = HEADER_BYTES + 2 + 50
@@ -245,6 +248,13 @@ def fake_rotate(file: str, offset: int, *, server_id: int, checksum: bool = True
 def heartbeat(file: str, offset: int, *, server_id: int) -> bytes:
     """Return the event that says: nothing new behind `file` and `offset`, and I live."""
     return an_event(Kind.HEARTBEAT, file.encode(), server_id=server_id, end_position=offset, flags=FLAG_ARTIFICIAL)
+
+
+def until_reached(position: Position, *, server_id: int) -> bytes:
+    """Return the event at which a replica that was started with `UNTIL master_gtid_pos` stops both of its threads."""
+    entries = [_LIST_ENTRY.pack(*astuple(position.last[domain])) for domain in sorted(position.last)]
+    body = _LIST_COUNT.pack(len(entries) | LIST_UNTIL_REACHED) + b"".join(entries)
+    return an_event(Kind.GTID_LIST, body, server_id=server_id, flags=FLAG_ARTIFICIAL)
 
 
 def described_again(format_description: bytes, *, server_id: int) -> bytes:

@@ -328,8 +328,20 @@ class Session:
             log.info("serve.attached", replica=dump.server_id, file=dump.file, offset=dump.offset)
             await stream.follow_place(await asyncio.to_thread(lookup.place_of, server.archive, dump.file, dump.offset))
             return
-        log.info("serve.attached", replica=dump.server_id, position=state)
-        await stream.follow_place(await self._located(dump, Position.parse(state)))
+        until = self._variables.get("slave_until_gtid")
+        log.info("serve.attached", replica=dump.server_id, position=state, until=until)
+        place = await self._located(dump, Position.parse(state))
+        await stream.follow_place(place, None if until is None else await self._stop(place, Position.parse(until)))
+
+    async def _stop(self, place: lookup.Place, until: Position) -> lookup.Place:
+        """Return where a replica stops that was started with `UNTIL master_gtid_pos`. Raises Refused."""
+        if (place.skipped or place.position).covers(until):
+            return place
+        stop = await asyncio.to_thread(lookup.locate, self._server.archive, until)
+        if stop.skipped is not None:
+            raise Refused(f"{until} is no place in this archive: the nearest is {stop.position}",
+                          hint="oscar-ha archive find tells the position before a transaction")  # fmt: skip
+        return stop
 
     async def _located(self, dump: wire.Dump, wanted: Position) -> lookup.Place:
         """Find the replica's place; one that is ahead is let go without an error until its patience has run out.

@@ -55,14 +55,18 @@ class Stream:
         self._server_id, self._heartbeat_seconds, self._until_end = server_id, heartbeat_seconds, until_end
         self._checksum = checksum_first
         """Whether the reader expects checksums before it has seen the first format description, which says so."""
+        self._stop: Place | None = None
 
-    async def follow_place(self, place: Place) -> None:
-        """Send everything behind `place`, through all epochs, for ever. Raises when it cannot go on."""
+    async def follow_place(self, place: Place, stop: Place | None = None) -> None:
+        """Send everything behind `place`, through all epochs, for ever or up to `stop`. Raises when it cannot go on."""
         self._packets.skip(place.skipped, place.position)
+        self._stop = stop
         await self._begin(place.segment, place.offset)
         one, segment, offset = place.one, place.segment, place.offset
         while True:
-            offset = await self._file(segment, offset)
+            await self._stop_at(one, segment, offset)
+            offset = await self._file(one, segment, offset)
+            await self._stop_at(one, segment, offset)
             one, segment, offset = await self._next(one, segment, offset)
 
     async def follow_file(self, file: str, offset: int) -> None:
@@ -79,7 +83,7 @@ class Stream:
             raise Diverged(f"{file}:{offset} is not a boundary of epoch {one.epoch} in this archive")
         while True:
             await self._begin(segment, offset)
-            await self._file(segment, offset)
+            await self._file(one, segment, offset)
             follower = one.follower(segment)
             if follower is None:
                 raise Ended
@@ -100,8 +104,29 @@ class Stream:
         self._checksum = True
         await self._write(self._packets.event(rotate))
 
-    async def _file(self, segment: Segment, offset: int) -> int:
-        """Send one file from `offset` to its end, and return that. Raises Ended at the end of the newest, when nobody waits."""
+    def _stop_in(self, one: EpochArchive, segment: Segment) -> int | None:
+        """Return the offset in this file at which all is sent that was asked for, None when it is in no other or none."""
+        stop = self._stop
+        if stop is None or (stop.one.epoch, stop.segment.file) != (one.epoch, segment.file):
+            return None
+        return stop.offset
+
+    async def _stop_at(self, one: EpochArchive, segment: Segment, offset: int) -> None:
+        """At the place to stop at say so and raise Ended."""
+        stop = self._stop_in(one, segment)
+        if self._stop is None or stop is None or offset < stop:
+            return
+        if offset > stop:
+            raise Diverged(f"{segment.file} was cut while it was sent", hint="start the replica again")
+        await self._write(self._packets.event(events.until_reached(self._stop.position, server_id=self._server_id)))
+        raise Ended
+
+    async def _file(self, one: EpochArchive, segment: Segment, offset: int) -> int:
+        """Send one file from `offset` to its end, or to where to stop, and return that.
+
+        Raises Ended at the end of the newest, when nobody waits.
+        """
+        stop = self._stop_in(one, segment)
         while True:
             # First which bytes, then whether it is closed, then how far it goes: another order could miss a change.
             generation = segment.generation
@@ -110,6 +135,8 @@ class Stream:
                     news = self._news.next
                     closed = segment.closed
                     limit = segment.size if closed and self.epoch is not None else segment.boundary
+                    if stop is not None and offset <= stop <= limit:
+                        limit, closed = stop, True
                     if limit < offset:
                         raise Diverged(f"{segment.file} was cut at {limit}: what was sent behind it is an orphan")
                     if limit > offset:
