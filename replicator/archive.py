@@ -17,6 +17,7 @@ import fcntl
 import json
 import threading
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Self
 
@@ -134,32 +135,31 @@ class EpochArchive:
     def load(self) -> None:
         """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15). Raises BadInput for a wrong key."""
         durable.remove_drafts(self.directory)
-        files = self.files()
-        position = self.begin
-        for file in files[:-1]:
-            segment = segments.glance(file, position)
-            self.segments.append(segment)
-        for before, after in zip(self.segments, files[1:], strict=False):
+        files, last = self.files(), None
+        while files and last is None:  # without a file that had only begun, the one before is the last
+            last = self._load_last(files.pop())
+        self.segments = [segments.glance(file, self.begin) for file in files]
+        if last is not None:
+            self.segments.append(last)
+        for before, after in pairwise(self.segments):
             if not before.indexed:
-                before.position = segments.head_of(after, until=segments.HEAD_BYTES_MAX)[1] or before.position
-        if files:
-            position = self.segments[-1].position if self.segments else position
-            self._load_last(files[-1], position)
+                before.position = segments.head_of(after.stored, until=segments.HEAD_BYTES_MAX)[1] or before.position
 
-    def _load_last(self, file: StoredFile, position: Position) -> None:
+    def _load_last(self, file: StoredFile) -> Segment | None:
+        """Return the last file without its torn tail; None when nothing of it is left, and then it is removed."""
         known = None if self.end is None else segments.indexed(file)
-        last = known or segments.scan(file, position)
+        last = known or segments.scan(file, self.begin)
         if last.damage is not None:
             # Nothing is thrown away: what is cut now may be all that is left of it somewhere.
             durable.copy(file.path, self.damaged / f"{self.directory.name}.{file.name}.{last.boundary}")
             last.damage = None
         if last.boundary == FIRST_OFFSET:
             durable.remove(file.path)
-            return
+            return None
         if known is None:
             last.known = cut_behind(last)
         last.closed = self.end is not None
-        self.segments.append(last)
+        return last
 
     def save(self) -> None:
         """Write `epoch.json`."""

@@ -103,6 +103,23 @@ def test_a_seal_is_kept_and_never_goes_back(archive: Archive) -> None:
     assert (archive.sealed_epoch, reopened(archive).sealed_epoch) == (4, 4)
 
 
+@pytest.mark.parametrize("begun", [0, 4, 200, 270])
+def test_a_kill_while_the_next_file_begins_leaves_the_one_before_as_it_was(archive: Archive, begun: int) -> None:
+    """Its position was taken for that of its beginning, and the source's was then "another history", for ever."""
+    log = first_log()
+    log.rotate("binlog.000004")
+    fill(archive, FIRST, log)
+    torn = Binlog("0-1-6").data[:begun]
+    (path_of(archive).parent / "binlog.000004").write_bytes(torn)
+    archive = reopened(archive)
+    resume = archive.epochs[1].resume()
+
+    assert (resume.file, resume.offset, str(resume.position)) == ("binlog.000004", 4, "0-1-6")
+    fill(archive, FIRST, Binlog("0-1-6"))
+    assert [one.file for one in archive.epochs[1].segments] == ["binlog.000003", "binlog.000004"]
+    assert str(reopened(archive).position) == "0-1-6"
+
+
 def test_a_file_cut_at_every_byte_is_resumed_at_its_last_whole_group(tmp_path: Path) -> None:
     archive, log = Archive.open(tmp_path / "archive"), first_log()
     fill(archive, FIRST, log)
