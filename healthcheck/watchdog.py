@@ -97,7 +97,7 @@ class Watchdog:
         self._seen_epoch = self.memory.sealed_epoch
         self._met = ""
         """The generation that was checked and is certainly closed, or open by right."""
-        self._closings = 0
+        self._closings, self._fences = 0, 0
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
         self._epoch_news, self._epoch_watched = asyncio.Event(), False
@@ -320,7 +320,7 @@ class Watchdog:
 
     async def _keep_closed(self) -> None:
         probe = self.prober.probe
-        if probe is not None and not probe.read_only and not self._acting.locked():
+        if probe is not None and not probe.read_only and not self._acting.locked() and not self._fences:
             await self._close("somebody made it writable without an epoch")
         elif self.resumable:
             await self._resume()
@@ -421,15 +421,25 @@ class Watchdog:
                 f"epoch {epoch} is not known here, the newest is {self.record.epoch}", hint="a seal is for ever"
             )
         self._seen_epoch = max(self._seen_epoch, epoch)
+        limit_ms = min(deadline_ms or self.timing.fence_deadline_ms, self.timing.fence_deadline_ms)
+        self._fences += 1  # until this one ends, still writable is no reason to close it a second time, impolitely
         try:
             if self.role is Role.PRIMARY:
                 self._signal(Signal.FENCE, f"fenced at the end of epoch {epoch}")
-            await self._seal(epoch)
-        except OscarHaError as error:
-            log.error("seal.not_durable", error=str(error))
-            return await self._kill("the seal could not be made durable")
-        limit_ms = min(deadline_ms or self.timing.fence_deadline_ms, self.timing.fence_deadline_ms)
-        return await self._close(f"fenced at the end of epoch {epoch}", polite=polite, limit_ms=limit_ms)
+            if not await self._sealed_within(limit_ms, epoch):
+                return await self._kill("the seal could not be made durable")
+            return await self._close(f"fenced at the end of epoch {epoch}", polite=polite, limit_ms=limit_ms)
+        finally:
+            self._fences -= 1
+
+    async def _sealed_within(self, limit_ms: float, epoch: int) -> bool:
+        try:
+            async with asyncio.timeout(limit_ms / MS_PER_SECOND):
+                await self._seal(epoch)
+        except (OscarHaError, TimeoutError) as error:
+            log.error("seal.not_durable", error=str(error) or "deadline")
+            return False
+        return True
 
     async def promote(self, epoch: int) -> Promoted:
         """Make the database ready to be opened for `epoch`; it stays read-only. The same answer for the same epoch."""
