@@ -27,6 +27,7 @@ from cluster.position import Position
 from cluster.records import LineageEntry
 from replicator import durable, segments, stored
 from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
+from replicator.frames import Damaged
 from replicator.framing import MAGIC, MIB
 from replicator.keys import NO_KEYS, Keys
 from replicator.receiving import Batch, Chunk
@@ -120,12 +121,31 @@ class EpochArchive:
         return next((segment for segment in self.segments if segment.file == file), None)
 
     def follower(self, segment: Segment) -> Segment | None:
-        """Return the segment after `segment` in this epoch, None when it is the last, or gone."""
+        """Return the segment after `segment` in this epoch, None when it is the last, or gone.
+
+        Raises Damaged when a file between the two is missing: who went on would lose what was in it.
+        """
         later = iter(self.segments)
         for one in later:
             if one is segment:
-                return next(later, None)
+                found = next(later, None)
+                if found is not None and not is_next(segment.file, found.file):
+                    raise Damaged(
+                        segment.identity, segment.boundary, f"{found.file} follows, files between are missing"
+                    )
+                return found
         return None
+
+    def require_after(self, before: "EpochArchive") -> None:
+        """Raise Damaged unless the first file here goes on where the epoch `before` ended."""
+        first = self.segments[0]
+        if self.begin != before.end or first.file != self.start.file:
+            raise Damaged(first.identity, FIRST_OFFSET, f"it is not what follows the end of epoch {before.epoch}")
+
+    @property
+    def holes(self) -> list[str]:
+        """Return the files behind which others are missing."""
+        return [one.file for one, other in pairwise(list(self.segments)) if not is_next(one.file, other.file)]
 
     def files(self) -> list[StoredFile]:
         """Return the files on disk in order, whether they are loaded or not."""
@@ -142,8 +162,12 @@ class EpochArchive:
         if last is not None:
             self.segments.append(last)
         for before, after in pairwise(self.segments):
-            if not before.indexed:
+            if before.indexed:
+                continue
+            if is_next(before.file, after.file):
                 before.position = segments.head_of(after.stored, until=segments.HEAD_BYTES_MAX)[1] or before.position
+            else:  # files are missing between: only its own events say where it ends
+                before.position = segments.scan(before.stored, before.start).position
 
     def _load_last(self, file: StoredFile) -> Segment | None:
         """Return the last file without its torn tail; None when nothing of it is left, and then it is removed."""
@@ -276,6 +300,7 @@ class Archive:
                            position=str(Position.parse(entry.position)))  # fmt: skip
         made = self._epoch(directory, start)
         made.save()
+        made.load()  # files that are there already: `epoch.json` was lost, they were not
         self.epochs = dict(sorted({**self.epochs, entry.epoch: made}.items()))
         return made
 
@@ -325,6 +350,11 @@ class Archive:
                 segment.forget()
             one.segments.remove(segment)
             durable.remove(segment.path)
+
+
+def is_next(file: str, after: str) -> bool:
+    """Return whether a server writes the file `after` next behind `file`."""
+    return file_number(after) == file_number(file) + 1
 
 
 def cut_behind(segment: Segment) -> Survey | None:

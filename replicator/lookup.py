@@ -45,6 +45,7 @@ def locate(archive: Archive, wanted: Position) -> Place:
     offset, position = _within(segment, wanted)
     end = one.position if segment is one.segments[-1] else segment.position
     if not end.covers(wanted) and position == end:
+        one.follower(segment)  # what it asks for may be in a file that is missing
         raise _beyond(one, end, wanted)
     return Place(one, segment, offset, position, None if position == wanted else wanted)
 

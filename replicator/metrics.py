@@ -27,7 +27,7 @@ class Metrics:
         self.orphans = self._gauge("orphans", "tails set aside because no later primary had them")
         self.disk_free_bytes = self._gauge("disk_free_bytes", "room left where the archive is")
         self.disk_reserve_reached = self._gauge("disk_reserve_reached", "1 while nothing is received for want of room")
-        self.damaged_files = self._gauge("damaged_files", "closed files that are not what was written")
+        self.damaged_files = self._gauge("damaged_files", "closed files that are not what was written, or missing")
         self.gaps = self._gauge("gaps", "ended epochs that are not complete here")
         self.events = self._counter("events", "events archived")
         self.received_bytes = self._counter("bytes", "bytes received from the primary and other replicators")

@@ -145,6 +145,7 @@ class Service:
         self.metrics.epoch.set(0 if puller is None else puller.one.epoch)
         self.metrics.sealed_epoch.set(self.archive.sealed_epoch)
         self.metrics.gaps.set(len(gaps))
+        holes = [f"behind {file} of epoch {one.epoch}" for one in self.archive.epochs.values() for file in one.holes]
         free = self.archive.free_bytes
         self.metrics.disk_free_bytes.set(free)
         self.metrics.disk_reserve_reached.set(free < self.archive.reserve_bytes)
@@ -155,7 +156,8 @@ class Service:
             connected=connected, acknowledging=puller is not None and puller.acknowledging,
             received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
             server_version=None if puller is None else puller.server_version,
-            why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps),
+            why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps)
+            + "".join(f"; the archive lacks files {where}" for where in holes),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
             serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
             waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
@@ -437,7 +439,8 @@ class Service:
             with suppress(OSError):  # a full or failing disk: the report says so; the next attempt comes
                 if made := await asyncio.to_thread(self._keeper.tick):
                     log.info("archive.indexed", files=made)
-            self.metrics.damaged_files.set(self._keeper.damaged)
+            holes = sum(len(one.holes) for one in self.archive.epochs.values())
+            self.metrics.damaged_files.set(self._keeper.damaged + holes)
             await asyncio.sleep(KEEP_EVERY_MS / 1000)
 
     @property

@@ -191,6 +191,7 @@ class Stream:
                     one, segment, offset = later, Segment(later.directory / later.start.file, later.begin), FIRST_OFFSET
                     continue
                 if later is not None and later.segments:
+                    later.require_after(one)
                     one, follower = later, later.segments[0]
             if follower is not None and follower.boundary > FIRST_OFFSET:
                 await self._begin(follower, FIRST_OFFSET)

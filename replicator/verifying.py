@@ -4,6 +4,7 @@ Reads only; the replicator may be running. What a growing file holds behind its 
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from itertools import pairwise
 from cluster.errors import MalformedStream
 from cluster.position import Position
 from replicator import indexes, segments, stored
-from replicator.archive import Archive, EpochArchive
-from replicator.events import FIRST_OFFSET, GroupTracker, Kind, file_number
+from replicator.archive import EPOCH_FILE, Archive, EpochArchive
+from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, Kind, file_number
 from replicator.framing import MIB
 from replicator.segments import Walked
 from replicator.stored import StoredFile
@@ -81,7 +82,7 @@ def verify(archive: Archive, told: Told = lambda _: None) -> Verdict:
             findings += proof.findings
         findings += between_files(one, own)
         proofs += own
-    findings += between_epochs(list(archive.epochs.values()))
+    findings += [*between_epochs(list(archive.epochs.values())), *nameless(archive)]
     return Verdict(files=len(proofs), bytes=sum(one.bytes for one in proofs),
                    indexed=sum(one.indexed for one in proofs), findings=tuple(findings))  # fmt: skip
 
@@ -191,6 +192,16 @@ def between_epochs(epochs: list[EpochArchive]) -> list[Finding]:
                 mend="compare both epoch.json with those of another replicator")
         for before, after in pairwise(epochs)
         if after.epoch == before.epoch + 1 and before.end != after.begin
+    ]  # fmt: skip
+
+
+def nameless(archive: Archive) -> list[Finding]:
+    """Return the folders that hold files and not the record of whose they are: nobody reads or serves them."""
+    return [
+        Finding(file=folder.name, offset=None, why=f"it holds binlog files and no {EPOCH_FILE}",
+                mend=f"copy {EPOCH_FILE} from the same folder of another replicator, and restart this one")
+        for folder in sorted((archive.directory / "epochs").iterdir())
+        if folder.is_dir() and not (folder / EPOCH_FILE).exists() and any(map(FILE_NAME.fullmatch, os.listdir(folder)))
     ]  # fmt: skip
 
 
