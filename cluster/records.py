@@ -242,6 +242,15 @@ class ReplicatorReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessRecord:
+    """How far the archive of a site certainly once was; it outlives the replicator, and the archive."""
+
+    site: str
+    epoch: int
+    durable: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
     """What one acker tells the others: what of `epoch` is durable there. Unknown, or not to be relied on, is None."""
 

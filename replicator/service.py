@@ -31,6 +31,7 @@ from replicator.pull import Puller
 from replicator.remedy import SameServerId
 from replicator.source import Target
 from replicator.streaming import News
+from replicator.witness import Witness
 from replicator.words import Listener, Teller
 
 FILL_EVERY_MS = 2_000
@@ -69,6 +70,7 @@ class Service:
         self._published: ReplicatorReport | None = None
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
         self._keeper = Keeper(archive, self._stopping)
+        self._witness = Witness(coordination, site)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,9 @@ class Service:
                 await self._coordination.publish(f"replicators/{self.us.site}", report)
                 self._published = report
             self._stand()
+            newest = self.archive.epochs.get(0 if self._record is None else self._record.epoch)
+            if newest is not None:
+                await self._witness.note(newest.epoch, newest.position)
 
     # -- what is said -----------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Service:
         self.metrics.sealed_epoch.set(self.archive.sealed_epoch)
         self.metrics.gaps.set(len(gaps))
         holes = [f"behind {file} of epoch {one.epoch}" for one in self.archive.epochs.values() for file in one.holes]
-        free = self.archive.free_bytes
+        free, behind = self.archive.free_bytes, self._behind()
         self.metrics.disk_free_bytes.set(free)
         self.metrics.disk_reserve_reached.set(free < self.archive.reserve_bytes)
         orphans = self.archive.orphans
@@ -157,7 +162,8 @@ class Service:
             received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
             server_version=None if puller is None else puller.server_version,
             why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps)
-            + "".join(f"; the archive lacks files {where}" for where in holes),
+            + "".join(f"; the archive lacks files {where}" for where in holes)
+            + ("" if behind is None else f"; the archive was at {behind} once: an old copy, or its end was lost"),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
             serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
             waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
@@ -247,7 +253,8 @@ class Service:
         """Promise durably to acknowledge nothing of `epoch` or older; return the sealed epoch and what is here.
 
         Raises DeadlinePassed, without a promise, when `until` is not here in time. The position is None while a dead
-        tail of an older epoch may still be in the archive: it would look more advanced than what was acknowledged.
+        tail of an older epoch may still be in the archive, which would look more advanced than what was acknowledged,
+        and while the archive is behind what it once was, which looks like less (decision 0059).
         """
         await self._require_known(epoch)
         if epoch > self.archive.sealed_epoch:
@@ -268,7 +275,19 @@ class Service:
             self._report_changed.set()
             self._follow_now.set()
         whole = await self._cut_dead_tails(epoch, deadline)
+        await self._witness.recall()
+        if self._record is not None and self._record.epoch == epoch and self._behind() is not None:
+            self._fill_now.set()
+            whole = False
         return self.archive.sealed_epoch, self._durable(epoch) if whole else None
+
+    def _behind(self) -> Position | None:
+        """Return where the archive of the newest epoch certainly once was, None while it still is."""
+        if self._record is None:
+            return None
+        once = self._witness.once(self._record.epoch)
+        here = self.archive.epochs.get(self._record.epoch)
+        return None if (here.position if here is not None else Position()).covers(once) else once
 
     async def _require_known(self, epoch: int) -> None:
         """Refuse to seal what no controller can have named: a seal is for ever."""
@@ -430,7 +449,7 @@ class Service:
             self._fill_now.clear()
             with suppress(OscarHaError):  # each is logged where it is met; the next attempt comes
                 await self._fill()
-            if self.gaps() or self._stuck:
+            if self.gaps() or self._stuck or self._behind() is not None:
                 await asyncio.sleep(FILL_EVERY_MS / 1000)
                 self._fill_now.set()
 
@@ -450,8 +469,8 @@ class Service:
 
     async def _fill(self) -> None:
         """Fetch from other replicators what is missing of ended epochs, and what our primary has purged."""
-        gaps = self.gaps()
-        peers = await self._peers() if gaps or self._stuck else []
+        gaps, behind = self.gaps(), self._behind()
+        peers = await self._peers() if gaps or self._stuck or behind is not None else []
         for one in gaps:
             async with self._locks[one.epoch]:
                 answered = await self._fill_from(one, peers, one.end)
@@ -459,6 +478,9 @@ class Service:
             self._judge_gap(one, answered)
             self.news.tell()
         puller = self._puller
+        if behind is not None and puller is None and self._record is not None:
+            async with self._locks[self._record.epoch]:
+                await self._fill_from(self._begun(self._record.epoch), peers, behind)
         if puller is not None and puller.diverged is not None and peers:
             async with self._locks[puller.one.epoch]:
                 await self._stop_pulling(puller.one.epoch)
