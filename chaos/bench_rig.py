@@ -154,6 +154,7 @@ class Rig:
         """Start the server of a site on the data it has."""
         node = self.settings.node(node_name(site))
         self.end(node.name)
+        self.layout.temporary(node.name).mkdir(exist_ok=True)
         self._start(self._parts[node.name])
         accounts, secrets = self.settings.accounts, read_secrets(self.settings)
         started = Database(site, self._lab.started[node.name].pid, self.layout.socket(node.name), node.port,
