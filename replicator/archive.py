@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Self
 
-from cluster import records
+from cluster import clock, records
 from cluster.errors import BadInput, Bug, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
@@ -36,6 +36,8 @@ from replicator.stored import Appender, StoredFile, Survey
 
 DISK_RESERVE_BYTES = 64 * MIB
 """Below this much free space nothing is received any more: say so before the disk is full (TRAPS.md 18)."""
+ROOM_LOOK_BYTES, ROOM_LOOK_MS = MIB, 50.0
+"""The room is looked at again after so many bytes, or so much later: not for every commit."""
 RESERVE_MARGIN_BYTES = 8 * MIB
 """So much more must be free before receiving goes on: a batch fits, and a disk at the brink does not flutter."""
 EPOCH_FILE, SEAL_FILE, LOCK_FILE = "epoch.json", "seal.json", "lock"
@@ -387,6 +389,8 @@ class EpochWriter:
         self._segment: Segment | None = None
         self._size = 0
         """The size of the file; the bytes behind the segment's boundary are of a group that is not whole."""
+        self._look_at, self._unlooked_bytes = clock.now(), 0
+        """When the room is looked at again, and what was written since it was."""
 
     def open(self) -> Resume:
         """Cut what is not whole, and return where to go on. Raises DiskFull."""
@@ -418,7 +422,9 @@ class EpochWriter:
         """Append and sync. Raises DiskFull when the disk is or is about to be full, Refused when a write fails."""
         if not batch.chunks:
             return
-        self._require_room()
+        self._unlooked_bytes += sum(chunk.size for chunk in batch.chunks)
+        if self._unlooked_bytes >= ROOM_LOOK_BYTES or clock.now() >= self._look_at:
+            self._require_room()
         try:
             for chunk in batch.chunks:
                 if self._segment is None or chunk.file != self._segment.file:
@@ -433,6 +439,7 @@ class EpochWriter:
         if free < reserve + margin:
             raise DiskFull(f"only {free // MIB} MiB are free in {self._epoch.directory}, the reserve is {reserve // MIB} MiB",
                            hint="make room: nothing is received or acknowledged until then")  # fmt: skip
+        self._look_at, self._unlooked_bytes = clock.after(clock.now(), ROOM_LOOK_MS), 0
 
     def _begin_file(self, chunk: Chunk) -> None:
         if chunk.offset != FIRST_OFFSET:

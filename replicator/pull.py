@@ -7,7 +7,7 @@ What it may do is told by a `Standing`, which others replace at any time; it is 
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
@@ -21,6 +21,7 @@ from cluster.settings import Timing
 from replicator.archive import DiskFull, EpochArchive, EpochWriter
 from replicator.intake import Intake, Wake
 from replicator.metrics import Metrics
+from replicator.pace import Pace
 from replicator.permission import Heard, Standing, all_have, lacking, may_acknowledge, why_not, why_not_named
 from replicator.receiving import Reply
 from replicator.remedy import Remedy, SameServerId, remedy_of
@@ -44,7 +45,7 @@ class Puller:
 
     def __init__(
         self, one: EpochArchive, target: Target, timing: Timing, standing: Standing, metrics: Metrics,
-        changed: Callable[[], None],
+        pace: Pace,
     ) -> None:  # fmt: skip
         self.one, self.target = one, target
         self.connected = self.semi_sync = False
@@ -55,7 +56,7 @@ class Puller:
         """The source does not have what we need next; it is cleared when a stream begins."""
         self.failed: OscarHaError | None = None
         """What ended the thread though nobody stopped it."""
-        self._timing, self._metrics, self._changed = timing, metrics, changed
+        self._timing, self._metrics, self._pace = timing, metrics, pace
         self._standing = standing
         self._writer = EpochWriter(one)
         self._heard: Mapping[str, Heard] = {}
@@ -159,7 +160,7 @@ class Puller:
         self._pending.clear()
         self._writer.close()
         self._quiet.set()
-        self._changed()
+        self._pace.ring()
 
     def _stream(self) -> None:
         """Connect and follow one stream. Returns to connect anew at once, raises to wait first."""
@@ -175,7 +176,7 @@ class Puller:
                 self.acknowledged = resume.position if semi_sync else self.acknowledged
                 log.info("pull.connected", epoch=self.one.epoch, file=resume.file, offset=resume.offset,
                          semi_sync=semi_sync)  # fmt: skip
-                self._changed()
+                self._pace.ring()
                 self._follow(stream, Intake(self._writer, wanted, self._metrics))
             self._end_stream("connecting anew")
         except OscarHaError as error:
@@ -224,11 +225,11 @@ class Puller:
         if reply is not None:
             self._pending.append(reply)
             if self._standing.others:
-                self._changed()  # they wait for our word as we do for theirs
+                self._pace.hurry()  # they wait for our word as we do for theirs
             self._acknowledge(stream)
         if intake.reader.ended:
             raise Unreachable("the primary ended the stream")
-        self._changed()
+        self._pace.ring()
 
     def _acknowledge(self, stream: Opened) -> None:
         """Send the newest acknowledgement that is due, if we may at this very moment."""

@@ -26,6 +26,7 @@ from replicator.follow import epoch_to_pull, past_epochs
 from replicator.intake import fetch
 from replicator.keeping import Keeper
 from replicator.metrics import Metrics
+from replicator.pace import Pace
 from replicator.permission import Standing
 from replicator.pull import Puller
 from replicator.remedy import SameServerId
@@ -38,6 +39,8 @@ FILL_EVERY_MS = 2_000
 READ_AGAIN_MS = 10_000
 KEEP_EVERY_MS = 5_000
 QUIET_DEADLINE_SECONDS = 5.0
+TELL_PAUSE_MS = 2
+"""So long what is new for the readers may wait for more of it: a part of a standby's lag."""
 log = structlog.get_logger()
 
 
@@ -56,7 +59,7 @@ class Service:
         self._sealing = archive.sealed_epoch
         self._puller: Puller | None = None
         self._loop = asyncio.get_running_loop()
-        self._told = False
+        self._pace = Pace(self._loop, self._progressed, pause_ms=TELL_PAUSE_MS)
         self._stopping = threading.Event()
         self._records_changed, self._report_changed = asyncio.Event(), asyncio.Event()
         self._follow_now, self._fill_now = asyncio.Event(), asyncio.Event()
@@ -222,20 +225,13 @@ class Service:
         heard = self._listener.heard.items()
         return tuple(sorted(site for site, one in heard if one.epoch == epoch and now < one.until))
 
-    def _progress(self) -> None:
-        """Runs in the pulling thread, after the acknowledgement: wake the loop, once."""
-        if not self._told:
-            self._told = True
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._progressed)
-
     def _alarmed(self) -> None:
         """Runs in the thread that counts changes: say it soon."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._report_changed.set)
 
     def _progressed(self) -> None:
-        self._told = False
+        """The pulling thread has something new: tell the readers, and look whether it has changed what it does."""
         self.news.tell()
         puller, said = self._puller, self._published
         if puller is None or said is None:
@@ -428,7 +424,7 @@ class Service:
         one = self.archive.begin(record.lineage[-1])
         target = replace(self._peer(node.host, node.port), expected_server_id=record.server_id)
         self._puller = Puller(one, target, self.settings.timing, self._standing(record.epoch), self.metrics,
-                              self._progress)  # fmt: skip
+                              self._pace)  # fmt: skip
         self._puller.hear(self._listener.heard)
         self._puller.start()
 

@@ -159,8 +159,9 @@ class Stream:
         if done == 0:
             raise Damaged(segment.identity, offset, "no whole event begins here")
         await self._write(packets)
-        # Let others have their turn: `drain` returns at once while the reader keeps up.
-        await asyncio.sleep(0)
+        if offset + done < segment.boundary:
+            # Let others have their turn: `drain` returns at once while the reader keeps up.
+            await asyncio.sleep(0)
         return offset + done
 
     async def _write(self, data: bytes) -> None:
