@@ -1,7 +1,7 @@
 """`script/bench NAME`: measures, says what was measured against which goal, and writes it as JSON.
 
 The benches of the replicator (apply, commit, catchup, lag, memory) compare ours with the database's own in one run;
-`acks` compares the acknowledgement policies over links of some length.
+`acks` compares the acknowledgement policies over links of some length; `large` drives a binlog file of more than 4 GiB.
 The exit code is 0 only if everything ran and the safety goals hold; `--strict` makes the goals of speed count too.
 """
 
@@ -30,6 +30,7 @@ from chaos import (
     bench_failover,
     bench_figures,
     bench_lag,
+    bench_large,
     bench_memory,
     script,
 )
@@ -97,6 +98,7 @@ BENCHES: Mapping[str, Bench] = {
     ),
     "catchup": replication("catchup", bench_catchup.run, bench_catchup.UNITS, bench_catchup.GOALS, runs=5),
     "lag": replication("lag", bench_lag.run, bench_lag.UNITS, bench_lag.GOALS, runs=5),
+    "large": replication("large", bench_large.run, bench_large.UNITS, bench_large.GOALS, runs=1),
     "memory": replication("memory", bench_memory.run, bench_memory.UNITS, bench_memory.GOALS, runs=1),
 }
 DEFAULT_RUNS = ", ".join(f"{name} {one.runs}" for name, one in BENCHES.items())

@@ -117,7 +117,8 @@ def _level(rig: Rig, load: Recorded) -> Moved:
         one = archive.begin(rig.lineage[-1])
         deadline = clock.after(clock.now(), DEADLINE_MS)
         used, began = processor_seconds([os.getpid()]), clock.now()
-        fetch(one, target, rig.settings.timing, Metrics(MONTREAL), until=Position.parse(load.what.end),
+        end = Position.parse(load.what.end)
+        fetch(one, target, rig.settings.timing, Metrics(MONTREAL), enough=lambda: one.position.covers(end),
               deadline=deadline, stop=threading.Event())  # fmt: skip
         seconds, used = clock.ms_between(began, clock.now()) / 1_000, processor_seconds([os.getpid()]) - used
         return _moved(LEVEL, load, seconds, used, _binlog_bytes(one.directory))
