@@ -209,6 +209,19 @@ class MassChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedFile:
+    """A closed file of an archive that is not what was written."""
+
+    file: str
+    """As `epoch-server/file`."""
+    why: str
+    state: str
+    """What is done about it."""
+    nobody: bool
+    """Everybody who could have it was asked and has not: a person must act."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicatorReport:
     """What a replicator has, and what it may do."""
 
@@ -239,6 +252,9 @@ class ReplicatorReport:
     """Named sites whose word is missing at this moment: without it nothing is acknowledged here (`acks` is all)."""
     hears: tuple[str, ...] = ()
     """Sites whose word comes in at this moment (`acks` is all)."""
+    damaged: tuple[DamagedFile, ...] = ()
+    """What is damaged in the archive, the first few, until it is mended."""
+    damaged_files: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,6 +147,10 @@ class ArchiveRules:
     """Keys for AES-256-GCM, made by `oscar-ha archive new-key`. Without it the archive lies in clear."""
     reserve_bytes: Annotated[int, Field(ge=2**20, le=2**50)] = 64 * 2**20
     """Below this much free space nothing is received or acknowledged any more."""
+    scrub_bytes_per_second: Annotated[int, Field(ge=2**16, le=2**40)] = 8 * 2**20
+    """So fast closed files are read again, to find what the disk has lost."""
+    scrub_every_hours: Annotated[float, Field(gt=0, le=8_784)] = 168.0
+    """So long after the end of a round through all of them the next one begins."""
 
 
 @checked(config=_STRICT, kw_only=True)

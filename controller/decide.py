@@ -225,6 +225,9 @@ def warnings(view: View) -> tuple[str, ...]:
             found.append(f"the replicator of {one.site} does not report: its standby falls behind")
         elif not one.report.connected:
             found.append(f"the replicator of {one.site} hears nothing from the primary: {one.report.why}")
+        if one.report is not None:
+            found += [f"the archive of {one.site} is damaged: {file.file}: {file.why}; {file.state}"
+                      for file in one.report.damaged]  # fmt: skip
     return (*found, *_narrow(view))
 
 

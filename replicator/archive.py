@@ -8,6 +8,7 @@
         binlog.000001.index      what a closed file holds (replicator/indexes.py)
     orphans/                     tails that no later primary had; never served
     damaged/                     files that were not what had been written, as they were found; never served
+    mending/                     what is fetched anew, until it is proved to be what had been written
 
 File names restart on every server: the key is epoch, server and file together (TRAPS.md 17).
 """
@@ -16,16 +17,20 @@ import errno
 import fcntl
 import json
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Self
 
-from cluster import clock, records
-from cluster.errors import BadInput, Bug, Refused
+import structlog
+
+from cluster import clock
+from cluster.errors import BadInput, Bug, MalformedStream, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
-from replicator import durable, segments, stored
+from replicator import durable, epoch_file, segments, stored
+from replicator.epoch_file import EPOCH_FILE, EpochStart
 from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
 from replicator.frames import Damaged
 from replicator.framing import MAGIC, MIB
@@ -40,19 +45,10 @@ ROOM_LOOK_BYTES, ROOM_LOOK_MS = MIB, 50.0
 """The room is looked at again after so many bytes, or so much later: not for every commit."""
 RESERVE_MARGIN_BYTES = 8 * MIB
 """So much more must be free before receiving goes on: a batch fits, and a disk at the brink does not flutter."""
-EPOCH_FILE, SEAL_FILE, LOCK_FILE = "epoch.json", "seal.json", "lock"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochStart:
-    """What `epoch.json` holds."""
-
-    epoch: int
-    server_id: int
-    file: str
-    position: str
-    end: str | None = None
-    """The position the next epoch begins at; None while this one is the newest we know."""
+SEAL_FILE, LOCK_FILE, MENDING = "seal.json", "lock", "mending"
+MISSING_MAX = 1_000
+"""So many files between two others are listed as missing at most."""
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +140,9 @@ class EpochArchive:
         if self.begin != before.end or first.file != self.start.file:
             raise Damaged(first.identity, FIRST_OFFSET, f"it is not what follows the end of epoch {before.epoch}")
 
-    @property
-    def holes(self) -> list[str]:
-        """Return the files behind which others are missing."""
-        return [one.file for one, other in pairwise(list(self.segments)) if not is_next(one.file, other.file)]
-
     def files(self) -> list[StoredFile]:
         """Return the files on disk in order, whether they are loaded or not."""
-        found = [path for path in self.directory.iterdir() if FILE_NAME.fullmatch(path.name) and path.is_file()]
-        return [StoredFile(path, self.keys) for path in sorted(found, key=lambda path: file_number(path.name))]
+        return files_in(self.directory, self.keys)
 
     def load(self) -> None:
         """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15). Raises BadInput for a wrong key."""
@@ -164,18 +154,30 @@ class EpochArchive:
         if last is not None:
             self.segments.append(last)
         for before, after in pairwise(self.segments):
-            if before.indexed:
-                continue
-            if is_next(before.file, after.file):
-                before.position = segments.head_of(after.stored, until=segments.HEAD_BYTES_MAX)[1] or before.position
-            else:  # files are missing between: only its own events say where it ends
-                before.position = segments.scan(before.stored, before.start).position
+            _join(before, after)
+        self._note_missing()
+        for segment in self.segments:
+            if segment.damage is not None:
+                log.error("archive.damaged", file=segment.identity, error=segment.damage)
+
+    def _note_missing(self) -> None:
+        """Put into the chain what is known of files that are missing in its midst: nobody may be led past them."""
+        for before, after in list(pairwise(self.segments)):
+            stem, first = before.file.rpartition(".")[0], file_number(before.file)
+            width, at = len(before.file) - len(stem) - 1, self.segments.index(after)
+            for number in range(first + 1, min(file_number(after.file), first + 1 + MISSING_MAX)):
+                file = StoredFile(self.directory / f"{stem}.{number:0{width}d}", self.keys)
+                missing = segments.described(file) or segments.unknown(file, before.position, "")
+                missing.damage, missing.sums = "it is missing", None
+                missing.position = after.start if number + 1 == file_number(after.file) else missing.position
+                self.segments.insert(at, missing)
+                at += 1
 
     def _load_last(self, file: StoredFile) -> Segment | None:
         """Return the last file without its torn tail; None when nothing of it is left, and then it is removed."""
-        known = None if self.end is None else segments.indexed(file)
+        known = None if self.end is None else segments.indexed(file) or segments.short(file)
         last = known or segments.scan(file, self.begin)
-        if last.damage is not None:
+        if last.damage is not None and known is None:
             # Nothing is thrown away: what is cut now may be all that is left of it somewhere.
             durable.copy(file.path, self.damaged / f"{self.directory.name}.{file.name}.{last.boundary}")
             last.damage = None
@@ -189,7 +191,7 @@ class EpochArchive:
 
     def save(self) -> None:
         """Write `epoch.json`."""
-        durable.replace_file(self.directory / EPOCH_FILE, json.dumps(asdict(self.start), indent=1).encode() + b"\n")
+        epoch_file.save(self.directory, self.start)
 
 
 class Archive:
@@ -211,7 +213,7 @@ class Archive:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (directory / LOCK_FILE).open("ab")
-            for name in ("epochs", "orphans", "damaged"):
+            for name in ("epochs", "orphans", "damaged", MENDING):
                 durable.make_directory(directory / name)
         except OSError as error:
             raise BadInput(f"archive {directory}: {error.strerror}", hint="give a folder we may write to") from error
@@ -246,17 +248,40 @@ class Archive:
 
     def load(self) -> None:
         """Read what is on disk."""
+        durable.empty(self.directory / MENDING)
         self.sealed_epoch = _read_seal(self.directory)
         for one in self.find():
+            self._keep_start(one)
             one.load()
             self.epochs[one.epoch] = one
 
+    def _keep_start(self, one: EpochArchive) -> None:
+        """Write an `epoch.json` that was made anew; what it replaces is set aside."""
+        if epoch_file.read(one.directory) is None:
+            path = one.directory / EPOCH_FILE
+            log.error("archive.epoch_rebuilt", epoch=one.epoch, server_id=one.start.server_id, file=one.start.file,
+                      position=one.start.position, end=one.start.end)  # fmt: skip
+            if path.exists():
+                durable.copy(path, self.directory / "damaged" / f"{one.directory.name}.{EPOCH_FILE}")
+            one.save()
+
+    def segments(self) -> Iterator[tuple[EpochArchive, Segment]]:
+        """Yield every file of every epoch, oldest first."""
+        for one in list(self.epochs.values()):
+            for segment in list(one.segments):
+                yield one, segment
+
+    def segment_of(self, identity: str) -> Segment | None:
+        """Return the segment that messages call `identity`, None when there is none."""
+        return next((segment for _, segment in self.segments() if segment.identity == identity), None)
+
     def find(self) -> list[EpochArchive]:
         """Return the epochs on disk in order, without their segments. Raises BadInput for two of one number."""
-        found = [
-            self._epoch(path.parent, records.decode(EpochStart, path.read_bytes(), where=str(path)))
-            for path in sorted((self.directory / "epochs").glob(f"*/{EPOCH_FILE}"))
-        ]
+        folders = [path for path in sorted((self.directory / "epochs").iterdir()) if path.is_dir()]
+        starts = {folder.name: epoch_file.read(folder) or epoch_file.rebuilt(folder, files_in(folder, self.keys))
+                  for folder in folders}  # fmt: skip
+        known = epoch_file.with_ends([start for start in starts.values() if start is not None])
+        found = [self._epoch(self.directory / "epochs" / epoch_file.named(start), start) for start in known]
         if len({one.epoch for one in found}) != len(found):
             raise BadInput(f"archive {self.directory} holds an epoch twice, of two servers",
                            hint="move the folder of the wrong one away")  # fmt: skip
@@ -290,16 +315,20 @@ class Archive:
     def begin(self, entry: LineageEntry) -> EpochArchive:
         """Return the archive of an epoch, made when it is new. Raises Refused when it is of another server."""
         known = self.epochs.get(entry.epoch)
+        if known is not None and known.start.rebuilt and known.start.server_id == entry.server_id:
+            known.start = EpochStart(epoch=entry.epoch, server_id=entry.server_id, file=checked_file(entry.file),
+                                     position=str(Position.parse(entry.position)), end=known.start.end)  # fmt: skip
+            known.save()
         if known is not None:
             if (known.start.server_id, known.start.file) != (entry.server_id, entry.file):
                 raise Refused(f"epoch {entry.epoch} is archived as {known.start.file} of server {known.start.server_id},"
                               f" ZooKeeper says {entry.file} of server {entry.server_id}",
                               hint="is this the archive of another cluster?")  # fmt: skip
             return known
-        directory = self.directory / "epochs" / f"{entry.epoch:010d}-{entry.server_id}"
-        durable.make_directory(directory)
         start = EpochStart(epoch=entry.epoch, server_id=entry.server_id, file=checked_file(entry.file),
                            position=str(Position.parse(entry.position)))  # fmt: skip
+        directory = self.directory / "epochs" / epoch_file.named(start)
+        durable.make_directory(directory)
         made = self._epoch(directory, start)
         made.save()
         made.load()  # files that are there already: `epoch.json` was lost, they were not
@@ -317,7 +346,7 @@ class Archive:
             last.known = cut_behind(last)
             last.closed = True
         if one.start.end != str(position):
-            one.start = EpochStart(**{**asdict(one.start), "end": str(position)})
+            one.start = replace(one.start, end=str(position))
             one.save()
 
     def _cut(self, one: EpochArchive, position: Position) -> None:
@@ -357,6 +386,30 @@ class Archive:
 def is_next(file: str, after: str) -> bool:
     """Return whether a server writes the file `after` next behind `file`."""
     return file_number(after) == file_number(file) + 1
+
+
+def files_in(directory: Path, keys: Keys) -> list[StoredFile]:
+    """Return the binlog files of a folder in order."""
+    found = [path for path in directory.iterdir() if FILE_NAME.fullmatch(path.name) and path.is_file()]
+    return [StoredFile(path, keys) for path in sorted(found, key=lambda path: file_number(path.name))]
+
+
+def _join(before: Segment, after: Segment) -> None:
+    """Let a file that has no index end where the next one begins; what was read of it must agree."""
+    if before.indexed or (before.index is None and before.damage is not None):
+        return
+    if not is_next(before.file, after.file):  # files are missing between: only its own events say where it ends
+        before.position = segments.scan(before.stored, before.start).position
+        return
+    try:
+        start = segments.head_of(after.stored, until=segments.HEAD_BYTES_MAX)[1]
+    except (MalformedStream, OSError):
+        return
+    read = before.index is not None and before.damage is None
+    if start is not None:
+        if read and before.position != start:
+            before.damage = f"it ends at {before.position}, the next file begins after {start}"
+        before.position = start
 
 
 def cut_behind(segment: Segment) -> Survey | None:

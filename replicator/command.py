@@ -20,6 +20,7 @@ from replicator.keys import keys_of
 from replicator.metrics import Metrics
 from replicator.serve import Server
 from replicator.service import Service
+from replicator.source import known_server_ids
 
 START_DEADLINE_MS = 5_000
 STOP_DEADLINE_SECONDS = 1.5
@@ -59,11 +60,12 @@ def run(
 
 async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive) -> None:
     us, accounts, metrics = cluster.replicator(site), cluster.accounts, Metrics(site)
-    known = {node.server_id for node in cluster.nodes} | {one.server_id for one in cluster.replicators}
+    known = known_server_ids(cluster)
     server = Server(archive, server_id=us.server_id, account=Account(accounts.replication_user, secrets.replication),
                     metrics=metrics, files=cluster.tls, known=known)  # fmt: skip
     coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing)
     service = Service(cluster, site, secrets, archive, coordination, metrics, server.news)
+    server.suspect = service.mender.suspect
     runner = await http.serve(
         api.application(service, secrets.token), us.host, us.http_port, what="replicator.http_port"
     )

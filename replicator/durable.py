@@ -70,6 +70,15 @@ def remove(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def empty(directory: Path) -> None:
+    """Remove everything in a folder, if there is one. Safe to repeat."""
+    for path in directory.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file, durably; safe to repeat."""
     draft = target.with_name(f".{target.name}.new")

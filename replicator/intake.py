@@ -3,12 +3,12 @@
 import os
 import select
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import DeadlinePassed, Unreachable
-from cluster.position import Position
 from cluster.settings import Timing
 from replicator.archive import EpochArchive, EpochWriter
 from replicator.framing import KIB, MIB, NEED_DATA, PacketFramer
@@ -132,22 +132,23 @@ def fetch(
     timing: Timing,
     metrics: Metrics,
     *,
-    until: Position | None,
+    enough: Callable[[], bool] = lambda: False,
     deadline: Nanos,
     stop: threading.Event,
+    from_replicator: bool = True,
 ) -> None:
-    """Append what another replicator has of an epoch, up to `until` or its end; nobody else may be writing to it.
+    """Append what a source has of an epoch, until that is `enough` or its end; nobody else may be writing to it.
 
     Raises Unreachable, DeadlinePassed, or what the other one says.
     """
     writer = EpochWriter(one)
     try:
-        wanted = Wanted(resume=writer.open(), epoch=one.epoch, until_end=True)
+        wanted = Wanted(resume=writer.open(), epoch=one.epoch if from_replicator else None, until_end=True)
         with opened(target, wanted, timing) as stream:
             intake = Intake(writer, wanted, metrics)
             poller = select.poll()
             poller.register(stream.socket, select.POLLIN)
-            while not intake.reader.ended and not (until is not None and one.position.covers(until)):
+            while not intake.reader.ended and not enough():
                 left = clock.seconds_left(deadline)
                 if left == 0.0 or stop.is_set():
                     raise DeadlinePassed(f"epoch {one.epoch} is here up to {one.position or 'nothing'} only")

@@ -1,15 +1,13 @@
 """What is done for closed files while the replicator runs: each gets its index on disk, and one that does not hold is made anew.
 
 Runs in a thread of its own beside the writer. A file that is cut or opened to grow meanwhile gets no index: the segment's
-lock and generation tell. A file that is not what was written is reported once and left as it is.
+lock and generation tell. A file that is not what was written gets none: it is marked, for `mending` to fetch it again.
 """
 
 import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import closing
-
-import structlog
 
 from cluster.errors import OscarHaError
 from replicator import indexes, segments, stored
@@ -19,21 +17,12 @@ from replicator.indexes import Index
 from replicator.segments import Segment
 from replicator.stored import Sums
 
-log = structlog.get_logger()
-
 
 class Keeper:
     """Looks after the closed files of one archive. For one thread at a time."""
 
     def __init__(self, archive: Archive, stopping: threading.Event) -> None:
         self._archive, self._stopping = archive, stopping
-        self._given_up: dict[str, int] = {}
-        """Of damaged files the generation that was looked at: another one is looked at again."""
-
-    @property
-    def damaged(self) -> int:
-        """Return how many closed files were found damaged since the start, and still are what they were."""
-        return len(self._given_up)
 
     def tick(self) -> int:
         """Write the indexes that are missing, oldest file first; return how many. Raises OSError."""
@@ -46,21 +35,20 @@ class Keeper:
 
     def _index(self, segment: Segment) -> bool:
         generation = segment.generation
-        if self._given_up.get(segment.identity) == generation:
-            return False
-        self._given_up.pop(segment.identity, None)
         try:
             return write_index(segment, self._stopping.is_set)
+        except FileNotFoundError:
+            segments.found_damaged(segment, generation, "it is missing")
+            return False
         except OscarHaError as error:
-            if segment.generation == generation:
-                self._given_up[segment.identity] = generation
-                log.error("archive.damaged", file=segment.identity, error=str(error))
+            segments.found_damaged(segment, generation, error.message)
             return False
 
 
 def lacks_index(segment: Segment) -> bool:
     """Return whether a segment should have an index and has none. What ends in the midst of a group is read at the start."""
-    return segment.closed and not segment.indexed and segment.size == segment.boundary
+    whole = segment.damage is None and segment.size == segment.boundary
+    return segment.closed and not segment.indexed and whole
 
 
 def write_index(segment: Segment, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -72,10 +60,10 @@ def write_index(segment: Segment, stopped: Callable[[], bool] = lambda: False) -
     known = segment
     if segment.index is None or not segment.time:
         known = segments.scan(segment.stored, segment.start)
-        if known.boundary != size:
+        if known.boundary != size or known.damage is not None:
             raise Damaged(segment.identity, known.boundary, known.damage or f"it ends before {size}")
     marks = list(known.index or ())
-    summed = _summed(segment, size, stopped)
+    summed = summed_up(segment, size, lambda _: not stopped())
     if summed is None:
         return False
     digest, sums = summed
@@ -84,6 +72,7 @@ def write_index(segment: Segment, stopped: Callable[[], bool] = lambda: False) -
         if (segment.generation, segment.boundary, segment.closed) != (generation, size, True):
             return False
         segment.first_time, segment.time, segment.next_file = known.first_time, known.time, known.next_file
+        segment.position = known.position
         indexes.save(segment.stored, _index_of(segment, digest, sums if plain else Sums()), marks)
         segment.sums = sums if plain else None
         segment.index, segment.indexed = marks, True
@@ -98,12 +87,15 @@ def _index_of(segment: Segment, digest: str, sums: Sums) -> Index:
     )  # fmt: skip
 
 
-def _summed(segment: Segment, size: int, stopped: Callable[[], bool]) -> tuple[str, Sums] | None:
-    """Return SHA-256 and block sums of a segment's bytes; None when stopped. What a writer summed is proved on the way."""
+def summed_up(segment: Segment, size: int, more: Callable[[int], bool] = lambda _: True) -> tuple[str, Sums] | None:
+    """Return SHA-256 and block sums of a segment's bytes; None when `more`, which is told of every piece, says to stop.
+
+    What a writer or an index has summed is proved on the way. Raises Damaged, OSError.
+    """
     digest, sums = hashlib.sha256(), Sums()
     with closing(segment.open()) as reader:
         for piece in stored.pieces(reader, 0, size, name=segment.identity):
-            if stopped():
+            if not more(len(piece)):
                 return None
             digest.update(piece)
             sums.add(piece)

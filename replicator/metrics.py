@@ -25,10 +25,7 @@ class Metrics:
         self.sealed_epoch = self._gauge("sealed_epoch", "nothing of this epoch or older is acknowledged again")
         self.standbys = self._gauge("standbys_attached", "replicas that read from this archive")
         self.orphans = self._gauge("orphans", "tails set aside because no later primary had them")
-        self.disk_free_bytes = self._gauge("disk_free_bytes", "room left where the archive is")
-        self.disk_reserve_reached = self._gauge("disk_reserve_reached", "1 while nothing is received for want of room")
-        self.damaged_files = self._gauge("damaged_files", "closed files that are not what was written, or missing")
-        self.gaps = self._gauge("gaps", "ended epochs that are not complete here")
+        self._of_the_archive()
         self.events = self._counter("events", "events archived")
         self.received_bytes = self._counter("bytes", "bytes received from the primary and other replicators")
         self.sent_bytes = self._counter("sent_bytes", "bytes sent to standbys and other replicators")
@@ -56,6 +53,19 @@ class Metrics:
             "oscar_ha_replicator_write_and_fdatasync_seconds", "time to make a batch durable",
             ["site"], registry=self.registry, buckets=SYNC_BUCKETS,
         ).labels(site)  # fmt: skip
+
+    def _of_the_archive(self) -> None:
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "room left where the archive is")
+        self.disk_reserve_reached = self._gauge("disk_reserve_reached", "1 while nothing is received for want of room")
+        self.damaged_files = self._gauge("damaged_files", "closed files that are not what was written")
+        self.mended_files = self._counter("mended_files", "damaged files replaced by whole ones from another source")
+        self.scrubbed_bytes = self._counter(
+            "scrubbed_bytes", "of closed files, read again to see whether they still hold"
+        )
+        self.scrub_finished = self._gauge(
+            "scrub_finished_timestamp_seconds", "when all closed files had been read again, Unix time; 0: never yet"
+        )
+        self.gaps = self._gauge("gaps", "ended epochs that are not complete here")
 
     def stream_ended(self, remedy: Remedy) -> None:
         """Count the end of a stream, and say what is waited for."""

@@ -46,7 +46,7 @@ class Rule:
     hint: str
 
 
-BINLOG_ERROR, SAME_SERVER_ID = 1236, 4052
+BINLOG_ERROR, SAME_SERVER_ID, UNKNOWN_ERROR = 1236, 4052, 1105
 ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698, 3118, 3159, 4151})
 _BINLOG = frozenset({BINLOG_ERROR})
 _TWINS = "another replica uses our server_id: end one of the two"
@@ -72,6 +72,8 @@ RULES: tuple[Rule, ...] = (
          "set server_id and log_bin on the source, and restart it"),
     Rule(Refused, _BINLOG, r"can ?not handle replication events with the checksum", "set binlog_checksum=CRC32"),
     Rule(Refused, _BINLOG, r"decrypt|encryption", "its binlog is encrypted: check its key, or unset encrypt_binlog"),
+    Rule(NotThere, frozenset({UNKNOWN_ERROR}), r"is damaged at offset",
+         "its archive is being mended; another replicator may have it"),
     Rule(NotThere, _BINLOG, r"checksum|crc|corrupt|bogus|truncated|I/O error|failed to open|failed to read|"
          r"could not read|damaged|too long event", _READ),
     Rule(NotThere, _BINLOG | {1220, 1373}, "", "what we ask for is not in its binlog; another replicator may have it"),

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from cluster.errors import MalformedStream
 from cluster.position import Position
 from replicator import indexes
@@ -29,6 +31,7 @@ from replicator.keys import NO_KEYS, Keys
 from replicator.receiving import INDEX_EVERY_BYTES, U32_MASK
 from replicator.stored import FrameMap, Readable, Reader, StoredFile, Sums, Survey
 
+log = structlog.get_logger()
 SCAN_BYTES = 4 * MIB
 HEAD_BYTES_MAX = 64 * MIB
 """A Gtid_list names every server that ever wrote; this is far above any real one."""
@@ -65,7 +68,7 @@ class Segment:
     """Where everything is on disk, up to the boundary; None: not known, or being written."""
     frames: FrameMap | None = None
     damage: str | None = None
-    """What is wrong with it; what is torn at its end is not damaged."""
+    """What is wrong with it; what is torn at its end is not damaged. What holds of it is served up to there."""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while the file is replaced, and while it is opened."""
 
@@ -89,7 +92,12 @@ class Segment:
     def open(self) -> Reader:
         """Open it for reading. Raises OSError, Damaged, or BadInput for a key that we have not."""
         with self.lock:
-            return self.stored.open(sums=self.sums, known=self.frames)
+            try:
+                return self.stored.open(sums=self.sums, known=self.frames)
+            except FileNotFoundError:
+                if self.damage is None:
+                    raise
+                raise Damaged(self.identity, 0, self.damage) from None
 
     def forget(self) -> None:
         """Forget what was known of the bytes on disk: they change. Readers open the file anew."""
@@ -97,6 +105,17 @@ class Segment:
         self.known = self.frames = None
         self.indexed = False
         indexes.remove(self.stored)  # also one that is not used: it may be of what the file was at an earlier start
+
+
+def found_damaged(segment: Segment, generation: int, why: str) -> bool:
+    """Mark a closed file, unless it changed since `generation`; return whether that is news."""
+    with segment.lock:
+        if segment.generation != generation or not segment.closed:
+            return False
+        known, segment.damage = segment.damage, why
+    if known is None:
+        log.error("archive.damaged", file=segment.identity, error=why)
+    return known is None
 
 
 @contextmanager
@@ -166,6 +185,8 @@ def head_of(where: Path | Readable, *, until: int) -> tuple[memoryview, Position
     """Return the format description and the position a file begins at, None when its Gtid_list is not there yet."""
     description = memoryview(b"")
     for header, _, event in events_of(where, until=min(until, HEAD_BYTES_MAX)):
+        if header.kind in (Kind.FORMAT_DESCRIPTION, Kind.GTID_LIST):
+            checked_event(event)
         if header.kind == Kind.FORMAT_DESCRIPTION:
             description = memoryview(bytes(event))
         elif header.kind == Kind.GTID_LIST:
@@ -254,9 +275,38 @@ def _summed(file: StoredFile, size: int) -> Sums:
 
 def glance(file: StoredFile, fallback: Position) -> Segment:
     """Return a closed file as a segment: from its index, or from its ends when they are in order, or by reading it."""
-    segment = indexed(file)
+    segment = indexed(file) or short(file)
     if segment is not None:
         return segment
+    try:
+        return _judged(file, fallback)
+    except MalformedStream as error:
+        made = unknown(file, fallback, error.message)
+        made.size = made.boundary = max(made.size, file.path.stat().st_size)
+        return made
+
+
+def unknown(file: StoredFile, start: Position, damage: str) -> Segment:
+    """Return a closed file of which nothing is known but that it is damaged, or that it was here."""
+    size = FIRST_OFFSET + 1
+    return Segment(file.path, start, boundary=size, position=start, size=size, closed=True, index=None, keys=file.keys,
+                   damage=damage)  # fmt: skip
+
+
+def short(file: StoredFile) -> Segment | None:
+    """Return a file of which its index, which holds, says that it has another size: then it is the file that is damaged."""
+    segment = described(file)
+    try:
+        size = _size_of(file)
+    except (MalformedStream, OSError):
+        size = 0
+    if segment is None or segment.size == size:
+        return None
+    segment.damage = f"it holds {size} bytes, its index says {segment.size}"
+    return segment
+
+
+def _judged(file: StoredFile, fallback: Position) -> Segment:
     size = _size_of(file)
     if size > FIRST_OFFSET and _has_magic(file) and ends_closed(file, size):
         start = head_of(file, until=size)[1]
@@ -266,17 +316,28 @@ def glance(file: StoredFile, fallback: Position) -> Segment:
             )
     segment = scan(file, fallback)
     segment.size, segment.closed = size, True
+    if segment.damage is not None:
+        segment.boundary = size
     return segment
 
 
 def indexed(file: StoredFile) -> Segment | None:
     """Return a closed file as a segment without reading it, None when it has no index that holds."""
-    index, plain = indexes.head(file), not file.framed
-    if index is None or (plain and file.path.stat().st_size != index.size):
+    segment = described(file)
+    if segment is None or (segment.sums is not None and file.path.stat().st_size != segment.size):
+        return None
+    segment.indexed = True
+    return segment
+
+
+def described(file: StoredFile) -> Segment | None:
+    """Return a closed file as its index describes it, whatever lies on disk; None when it has no index that holds."""
+    index, plain = indexes.head(file), not (file.path.exists() and file.framed)
+    if index is None:
         return None
     return Segment(
         file.path, Position.parse(index.start), boundary=index.size, position=Position.parse(index.position),
-        size=index.size, next_file=index.next_file, closed=True, index=None, keys=file.keys, indexed=True,
+        size=index.size, next_file=index.next_file, closed=True, index=None, keys=file.keys,
         first_time=index.first_time or 0, time=index.last_time or 0,
         sums=Sums(indexes.sums_of(index)) if plain else None,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import re
 import socket
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
@@ -70,6 +70,8 @@ class Server:
         self.archive, self.server_id, self.metrics = archive, server_id, metrics
         self.known, self.limits = known, limits or Limits()
         self.news = News()
+        self.suspect: Callable[[str], None] = lambda _: None
+        """Is told of a file that a reader found damaged."""
         self.ahead_since: dict[int, Nanos] = {}
         """Replicas that are ahead of the archive, by server id, and since when."""
         self.streams: dict[int, Reading] = {}
@@ -303,6 +305,8 @@ class Session:
             await self._last(packets.payload(wire.end()))
         except OscarHaError as error:
             log.warning("serve.refused", replica=dump.server_id, error=str(error))
+            if isinstance(error, Damaged):
+                self._server.suspect(error.file)
             # A standby comes back by itself after every error but 1236; what is damaged is fetched again meanwhile.
             codes = {TooMany: wire.ER_TOO_MANY, Damaged: wire.ER_UNKNOWN}
             code = next((code for kind, code in codes.items() if isinstance(error, kind)), wire.ER_BINLOG)

@@ -1,7 +1,7 @@
 """One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
 
-Six loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
-(what is missing), listen (to the other ackers), keep (the closed files). The pulling thread is the only one that acknowledges; what it may do is
+Seven loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
+(what is missing), listen (to the other ackers), keep (the closed files), mend (what is damaged). The pulling thread is the only one that acknowledges; what it may do is
 handed to it as a `Standing`.
 """
 
@@ -25,12 +25,14 @@ from replicator.change_reader import ChangeReader
 from replicator.follow import epoch_to_pull, past_epochs
 from replicator.intake import fetch
 from replicator.keeping import Keeper
+from replicator.mending import REPORTED_MAX, Mender, Source
 from replicator.metrics import Metrics
 from replicator.pace import Pace
 from replicator.permission import Standing
 from replicator.pull import Puller
 from replicator.remedy import SameServerId
-from replicator.source import Target
+from replicator.scrubbing import Scrubber
+from replicator.source import Target, mending_server_id
 from replicator.streaming import News
 from replicator.witness import Witness
 from replicator.words import Listener, Teller
@@ -74,6 +76,9 @@ class Service:
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
         self._keeper = Keeper(archive, self._stopping)
         self._witness = Witness(coordination, site)
+        self.mender = Mender(archive, settings, metrics, self._stopping, self._sources, self._locks.__getitem__,
+                             self._mended)  # fmt: skip
+        self._scrubber = Scrubber(archive, settings.archive, metrics, self._found_damage)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -83,6 +88,9 @@ class Service:
         for event in (self._records_changed, self._report_changed, self._follow_now, self._fill_now):
             event.set()
         self._changes.start()
+        for identity in self._scrubber.state.damaged:
+            self.mender.suspect(identity)
+        self._scrubber.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_loop())
@@ -91,10 +99,12 @@ class Service:
                 group.create_task(self._fill_loop())
                 group.create_task(self._listener.run())
                 group.create_task(self._keep_loop())
+                group.create_task(self.mender.run())
         finally:
             self._stopping.set()
             await self._stop_pulling()
             await asyncio.to_thread(self._changes.stop)
+            await asyncio.to_thread(self._scrubber.stop)
 
     def _on_connection(self, connected: bool) -> None:
         if connected:
@@ -152,8 +162,9 @@ class Service:
         self.metrics.acknowledging.set(puller is not None and puller.acknowledging)
         self.metrics.epoch.set(0 if puller is None else puller.one.epoch)
         self.metrics.sealed_epoch.set(self.archive.sealed_epoch)
+        damaged = self.mender.damaged
         self.metrics.gaps.set(len(gaps))
-        holes = [f"behind {file} of epoch {one.epoch}" for one in self.archive.epochs.values() for file in one.holes]
+        self.metrics.damaged_files.set(len(damaged))
         free, behind = self.archive.free_bytes, self._behind()
         self.metrics.disk_free_bytes.set(free)
         self.metrics.disk_reserve_reached.set(free < self.archive.reserve_bytes)
@@ -165,11 +176,11 @@ class Service:
             received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
             server_version=None if puller is None else puller.server_version,
             why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps)
-            + "".join(f"; the archive lacks files {where}" for where in holes)
             + ("" if behind is None else f"; the archive was at {behind} once: an old copy, or its end was lost"),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
             serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
             waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
+            damaged=damaged[:REPORTED_MAX], damaged_files=len(damaged),
         )  # fmt: skip
 
     def gaps(self) -> list[EpochArchive]:
@@ -362,7 +373,8 @@ class Service:
         before = one.position
         try:
             await asyncio.to_thread(fetch, one, peer, self.settings.timing, self.metrics,
-                                    until=until, deadline=deadline, stop=self._stopping)  # fmt: skip
+                                    enough=lambda: until is not None and one.position.covers(until),
+                                    deadline=deadline, stop=self._stopping)  # fmt: skip
         finally:
             log.info("levelled", epoch=one.epoch, peer=f"{peer.host}:{peer.port}",
                      before=str(before), durable=str(one.position))  # fmt: skip
@@ -454,8 +466,6 @@ class Service:
             with suppress(OSError):  # a full or failing disk: the report says so; the next attempt comes
                 if made := await asyncio.to_thread(self._keeper.tick):
                     log.info("archive.indexed", files=made)
-            holes = sum(len(one.holes) for one in self.archive.epochs.values())
-            self.metrics.damaged_files.set(self._keeper.damaged + holes)
             await asyncio.sleep(KEEP_EVERY_MS / 1000)
 
     @property
@@ -509,6 +519,25 @@ class Service:
             if until is not None and one.position.covers(until):
                 break
         return answered
+
+    async def _sources(self, one: EpochArchive) -> list[Source]:
+        """Return who may have a file of an epoch: other replicators first, then the database that wrote it."""
+        ours = mending_server_id(self.settings, self.us.site)
+        peers = [(peer.site, self._peer(peer.host, peer.port), True) for peer in await self._peers()]
+        nodes = [(node.name, replace(self._peer(node.host, node.port), expected_server_id=node.server_id), False)
+                 for node in self.settings.nodes if node.server_id == one.start.server_id]  # fmt: skip
+        return [Source(name=name, target=replace(target, our_server_id=ours), is_replicator=replicator)
+                for name, target, replicator in (*peers, *nodes)]  # fmt: skip
+
+    def _found_damage(self) -> None:
+        """Runs in the thread that scrubs."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.mender.wake)
+            self._loop.call_soon_threadsafe(self._report_changed.set)
+
+    def _mended(self) -> None:
+        self.news.tell()
+        self._report_changed.set()
 
     async def _peers(self) -> list[Replicator]:
         """Return the other replicators, the most advanced first; of those that do not report nothing is known."""

@@ -18,7 +18,7 @@ from cluster import clock, tls
 from cluster.clock import NANOS_PER_MS
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unreachable
 from cluster.position import Position
-from cluster.settings import Timing, Tls
+from cluster.settings import Settings, Timing, Tls
 from replicator.archive import Resume
 from replicator.driver import SetupConnection, code_of
 from replicator.events import FIRST_OFFSET
@@ -54,6 +54,20 @@ class Target:
     """Then nothing is sent, and nothing believed, without TLS and the certificate of `host`."""
     expected_server_id: int | None = None
     """The identity a primary must have; None for another replicator."""
+
+
+def known_server_ids(settings: Settings) -> frozenset[int]:
+    """Return every server id that connects for the cluster."""
+    named = {node.server_id for node in settings.nodes} | {one.server_id for one in settings.replicators}
+    return frozenset(named | {mending_server_id(settings, one.site) for one in settings.replicators})
+
+
+def mending_server_id(settings: Settings, site: str) -> int:
+    """Return the id a replicator fetches single files with, while its own id is in use (TRAPS.md 10)."""
+    named = {node.server_id for node in settings.nodes} | {one.server_id for one in settings.replicators}
+    sites = sorted(one.site for one in settings.replicators)
+    free = (number for number in range(U32_MASK, 0, -1) if number not in named)
+    return next(number for at, number in enumerate(free) if at == sites.index(site))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@
 The first bytes of a file say which it is. A file changes its form by a rename: who has the old one open goes on.
 """
 
+import errno
 import os
 from array import array
 from bisect import bisect_left, bisect_right
@@ -28,6 +29,8 @@ BLOCK_BYTES = 256 * KIB
 WINDOW_BYTES = 512 * KIB
 MAP_EVERY_BYTES = 64 * KIB
 COPY_BYTES = MIB
+DISK_ERRORS = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
+"""What a system says when a disk no longer gives back what was written to it."""
 
 
 class Form(StrEnum):
@@ -135,7 +138,7 @@ class PlainReader:
 
     def read(self, offset: int, count: int) -> bytes | memoryview:
         self.proven = True
-        return _gathered(self._piece, offset, count)
+        return _gathered(self._piece, offset, count, self._name)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -173,7 +176,7 @@ class FramedReader:
         self._map: FrameMap = packed or known or FrameMap()
 
     def read(self, offset: int, count: int) -> bytes | memoryview:
-        return _gathered(self._piece, offset, count)
+        return _gathered(self._piece, offset, count, self._identity)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -270,7 +273,9 @@ class FramedReader:
         return found
 
 
-def _gathered(piece: Callable[[int, int], bytes | memoryview], offset: int, count: int) -> bytes | memoryview:
+def _gathered(
+    piece: Callable[[int, int], bytes | memoryview], offset: int, count: int, name: str
+) -> bytes | memoryview:
     """Return the pieces at an offset as one. What is before a damage is returned, the damage is raised by the next call."""
     parts = list[bytes | memoryview]()
     try:
@@ -280,6 +285,11 @@ def _gathered(piece: Callable[[int, int], bytes | memoryview], offset: int, coun
     except Damaged:
         if not parts:
             raise
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        if not parts:
+            raise Damaged(name, offset, f"the disk cannot read it: {error.strerror}") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

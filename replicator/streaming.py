@@ -142,6 +142,7 @@ class Stream:
                     if limit > offset:
                         offset = await self._send(segment, reader, offset, limit)
                     elif closed:
+                        require_whole(segment, offset)
                         return offset
                     elif self._until_end:
                         raise Ended
@@ -200,6 +201,12 @@ class Stream:
             if self._until_end:
                 raise Ended
             await self._wait(news, segment.file, offset)
+
+
+def require_whole(segment: Segment, offset: int) -> None:
+    """Raise Damaged at the end of what is left of a damaged file: nobody is led past what is missing behind it."""
+    if segment.damage is not None:
+        raise Damaged(segment.identity, offset, segment.damage)
 
 
 def require_checksums(data: memoryview, segment: Segment, offset: int) -> None:

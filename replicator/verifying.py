@@ -12,8 +12,9 @@ from itertools import pairwise
 
 from cluster.errors import MalformedStream
 from cluster.position import Position
-from replicator import indexes, segments, stored
-from replicator.archive import EPOCH_FILE, Archive, EpochArchive
+from replicator import epoch_file, indexes, segments, stored
+from replicator.archive import Archive, EpochArchive
+from replicator.epoch_file import EPOCH_FILE
 from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, Kind, file_number
 from replicator.framing import MIB
 from replicator.segments import Walked
@@ -198,20 +199,25 @@ def between_epochs(epochs: list[EpochArchive]) -> list[Finding]:
 def nameless(archive: Archive) -> list[Finding]:
     """Return the folders that hold files and not the record of whose they are: nobody reads or serves them."""
     return [
-        Finding(file=folder.name, offset=None, why=f"it holds binlog files and no {EPOCH_FILE}",
-                mend=f"copy {EPOCH_FILE} from the same folder of another replicator, and restart this one")
+        Finding(file=folder.name, offset=None, why=f"it holds binlog files and no {EPOCH_FILE} that holds",
+                mend="restart the replicator: it makes it anew from the files and the lineage in ZooKeeper")
         for folder in sorted((archive.directory / "epochs").iterdir())
-        if folder.is_dir() and not (folder / EPOCH_FILE).exists() and any(map(FILE_NAME.fullmatch, os.listdir(folder)))
+        if folder.is_dir() and epoch_file.read(folder) is None and any(map(FILE_NAME.fullmatch, os.listdir(folder)))
     ]  # fmt: skip
 
 
 def _damage(file: StoredFile, offset: int, why: str, *, grows: bool) -> Finding:
-    mend = "restart the replicator: it sets the damaged end aside and fetches it again" if grows else _copy(file.name)
+    mend = "restart the replicator: it sets the damaged end aside and fetches it again" if grows else _again(file.name)
     return Finding(file=file.identity, offset=offset, why=why, mend=mend)
 
 
 def _gap(proof: FileProof, why: str) -> Finding:
     return Finding(file=proof.file.identity, offset=0, why=why, mend=_copy("the files around here"))
+
+
+def _again(name: str) -> str:
+    return (f"a running replicator finds it and fetches it again by itself; if `oscar-ha status` says that nobody has"
+            f" {name}: put a whole one from a backup there")  # fmt: skip
 
 
 def _copy(what: str) -> str:

@@ -71,8 +71,7 @@ class Kept:
 
     def fetch(self) -> None:
         """Fetch once. Raises OscarHaError."""
-        fetch(self.one, self.target, TIMING, Metrics("test"), until=None,
-              deadline=clock.after(clock.now(), 1_000), stop=threading.Event())  # fmt: skip
+        fetch(self.one, self.target, TIMING, Metrics("test"),               deadline=clock.after(clock.now(), 1_000), stop=threading.Event())  # fmt: skip
 
 
 def test_a_lying_source_gets_an_error_in_time_and_archives_no_byte_that_is_wrong(tmp_path: Path) -> None:

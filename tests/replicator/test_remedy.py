@@ -7,6 +7,7 @@ import pytest
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
 from replicator import remedy
 from replicator.door import Account
+from replicator.frames import Damaged
 from replicator.receiving import error_of
 from replicator.remedy import NotThere, NotUnderstood, Remedy, SameServerId, error_for, remedy_of
 from replicator.source import DUMP_ANNOTATE, DUMP_NON_BLOCK
@@ -18,6 +19,7 @@ BEHIND = "; the first event 'binlog.000002' at 4, the last event read from 'binl
 SAID: tuple[tuple[int, str, Remedy], ...] = (
     (1236, "Could not find first log file name in binary log index file", OTHER),
     (1236, "could not find next log" + BEHIND, OTHER),
+    (1105, str(Damaged("0000000001-1/binlog.000002", 262_144, "the bytes on disk are not those that were written")), OTHER),
     (1236, "Client requested master to start replication from impossible position" + BEHIND, OTHER),
     (1236, "Client requested source to start replication from position > file size", OTHER),
     (1236, "Could not find GTID state requested by slave in any binlog files. Probably the slave state is too old and "
