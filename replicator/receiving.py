@@ -102,6 +102,7 @@ class StreamReader:
         self._tracker = GroupTracker(position)
         self._file, self._offset = file, offset
         self._dropped_until = dropped_until
+        self._expected, self._again = position, GroupTracker(Position())
         self._lead = 3 if semi_sync else 1
         self._semi_sync = semi_sync
         self._confirmed = False
@@ -252,7 +253,8 @@ class StreamReader:
             raise MalformedStream(
                 f"{self._file}:{self._offset}: the event ends at {end}, it says {header.end_position}"
             )
-        if end <= self._dropped_until:
+        if self._offset < self._dropped_until:
+            self._pass_again(header, event, end)
             self._offset = end
             return
         require_known(header)
@@ -266,6 +268,20 @@ class StreamReader:
             self._check_list(chunk, event)
         if boundary and self._listed:
             self._at_boundary(header, event, chunk)
+
+    def _pass_again(self, header: EventHeader, event: memoryview, end: int) -> None:
+        """Follow what comes again and is dropped: where that ends, the source must be where our archive is.
+
+        Nothing else can tell: BINLOG_GTID_POS() has no room for an offset above 4 GiB either, and answers NULL.
+        """
+        if header.kind == Kind.GTID_LIST:
+            self._again.restart(position_of_list(event))
+        elif header.kind != Kind.FORMAT_DESCRIPTION:
+            self._again.follow(header, event)
+        if end >= self._dropped_until and (end, self._again.position) != (self._dropped_until, self._expected):
+            raise Diverged(f"at {self._file}:{end} the source is at {self._again.position or 'nothing'}, our archive at"
+                           f" {self._expected or 'nothing'} at {self._dropped_until}",
+                           hint="the two histories are not one; nothing is rewound by itself")  # fmt: skip
 
     def _at_boundary(self, header: EventHeader, event: memoryview, chunk: Chunk) -> None:
         self._boundary = chunk.boundary = self._offset

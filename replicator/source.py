@@ -204,6 +204,8 @@ def require_fit(variables: dict[str, str], target: Target) -> None:
 def _require_same_history(cursor: Any, resume: Resume) -> None:
     if resume.offset == FIRST_OFFSET:
         return  # the file's own Gtid_list says it
+    if resume.offset > U32_MASK:
+        return  # the function has no room for it; the file comes again from its beginning, and says it on the way
     cursor.execute("SELECT BINLOG_GTID_POS(%s, %s)", (resume.file, resume.offset))
     (stated,) = cursor.fetchone()
     if stated is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import BadInput, Refused, Unreachable
+from cluster.errors import BadInput, Diverged, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Timing
 from replicator import events
@@ -23,8 +23,10 @@ from replicator.events import Kind
 from replicator.framing import MIB, an_event, whole_events
 from replicator.receiving import StreamReader
 from replicator.source import Target, Wanted, opened, require_fit
+from tests.replicator.binlog import Binlog
 from tests.replicator.house import House, until
 from tests.replicator.test_acknowledging import SEMI_SYNC, Writer, primary_of
+from tests.replicator.test_receiving import give
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER
 
 GOOD = {"server_id": "1", "log_bin": "ON", "binlog_format": "ROW", "gtid_strict_mode": "ON", "binlog_checksum": "CRC32",
@@ -67,20 +69,29 @@ def test_gtids_annotations_and_compressed_rows_are_the_primarys_own_and_nothing_
     assert archived(house, "binlog.000003")[30:] == (primary.datadir / "binlog.000003").read_bytes()[30:]
 
 
-def test_a_file_above_four_gigabytes_is_read_again_from_its_beginning_and_its_old_part_dropped() -> None:
-    """TRAPS 3: positions wrap at 32 bits, and a dump cannot name such an offset; we count ourselves."""
-    filler = an_event(Kind.WRITE_ROWS_V1, bytes(64 * MIB), server_id=1)
-    dropped = 4 + 64 * len(filler)
-    wanted = Wanted(resume=Resume("binlog.000003", dropped, Position.parse("0-1-1")))
+@pytest.mark.parametrize("archived_at", ["0-1-1", "0-1-2"])
+def test_a_file_above_four_gigabytes_is_read_again_from_its_beginning_and_its_old_part_dropped(
+    archived_at: str,
+) -> None:
+    """TRAPS 3: positions wrap at 32 bits, and a dump cannot name such an offset; we count ourselves.
+
+    BINLOG_GTID_POS() cannot name it either: what comes again is followed instead, and must end where our archive does.
+    """
+    filler, log = an_event(Kind.WRITE_ROWS_V1, bytes(64 * MIB), server_id=1), Binlog("0-1-0")
+    log.gtid("0-1-1")
+    end = an_event(Kind.XID, bytes(8), server_id=1)
+    dropped = len(log.data) + 64 * len(filler) + len(end)
+    wanted = Wanted(resume=Resume("binlog.000003", dropped, Position.parse(archived_at)))
     reader = StreamReader(
-        "binlog.000003", wanted.asked_offset, Position.parse("0-1-1"), semi_sync=False, dropped_until=dropped
+        "binlog.000003", wanted.asked_offset, wanted.resume.position, semi_sync=False, dropped_until=dropped
     )
-    reader.accept(memoryview(b"\0" + events.fake_rotate("binlog.000003", 4, server_id=1)))
-    packet = memoryview(b"\0" + filler)
-    for _ in range(64):
-        reader.accept(packet)
-    new = an_event(Kind.BINLOG_CHECKPOINT, b"x" * 40, server_id=1, end_position=dropped + 63)
-    reader.accept(memoryview(b"\0" + new))
+    give(reader, events.fake_rotate("binlog.000003", 4, server_id=1), *log.events, *(filler for _ in range(64)))
+    if archived_at != "0-1-1":
+        with pytest.raises(Diverged, match="histories"):
+            give(reader, end)
+        return
+    new = an_event(Kind.BINLOG_CHECKPOINT, b"x" * 40, server_id=1, end_position=(dropped + 63) & 0xFFFFFFFF)
+    give(reader, end, new)
     (chunk,) = reader.take().chunks
 
     assert dropped > 2**32
