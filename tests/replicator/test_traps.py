@@ -69,33 +69,42 @@ def test_gtids_annotations_and_compressed_rows_are_the_primarys_own_and_nothing_
     assert archived(house, "binlog.000003")[30:] == (primary.datadir / "binlog.000003").read_bytes()[30:]
 
 
-@pytest.mark.parametrize("archived_at", ["0-1-1", "0-1-2"])
-def test_a_file_above_four_gigabytes_is_read_again_from_its_beginning_and_its_old_part_dropped(
-    archived_at: str,
-) -> None:
-    """TRAPS 3: positions wrap at 32 bits, and a dump cannot name such an offset; we count ourselves.
+def reading_again(log: Binlog, archived_at: str, dropped: int) -> StreamReader:
+    """Return a reader that has been given the beginning of a file, which it has already."""
+    position = Position.parse(archived_at)
+    reader = StreamReader("binlog.000003", 4, position, semi_sync=False, dropped_until=dropped)
+    give(reader, events.fake_rotate("binlog.000003", 4, server_id=1), *log.events)
+    return reader
 
-    BINLOG_GTID_POS() cannot name it either: what comes again is followed instead, and must end where our archive does.
-    """
+
+def test_a_file_above_four_gigabytes_is_read_again_from_its_beginning_and_its_old_part_dropped() -> None:
+    """TRAPS 3: positions wrap at 32 bits, and a dump cannot name such an offset; we count ourselves."""
     filler, log = an_event(Kind.WRITE_ROWS_V1, bytes(64 * MIB), server_id=1), Binlog("0-1-0")
     log.gtid("0-1-1")
     end = an_event(Kind.XID, bytes(8), server_id=1)
     dropped = len(log.data) + 64 * len(filler) + len(end)
-    wanted = Wanted(resume=Resume("binlog.000003", dropped, Position.parse(archived_at)))
-    reader = StreamReader(
-        "binlog.000003", wanted.asked_offset, wanted.resume.position, semi_sync=False, dropped_until=dropped
-    )
-    give(reader, events.fake_rotate("binlog.000003", 4, server_id=1), *log.events, *(filler for _ in range(64)))
-    if archived_at != "0-1-1":
-        with pytest.raises(Diverged, match="histories"):
-            give(reader, end)
-        return
+    wanted = Wanted(resume=Resume("binlog.000003", dropped, Position.parse("0-1-1")))
+    reader, packet = reading_again(log, "0-1-1", dropped), memoryview(b"\0" + filler)
+    for _ in range(64):
+        reader.accept(packet)
     new = an_event(Kind.BINLOG_CHECKPOINT, b"x" * 40, server_id=1, end_position=(dropped + 63) & 0xFFFFFFFF)
     give(reader, end, new)
     (chunk,) = reader.take().chunks
 
     assert dropped > 2**32
+    assert wanted.asked_offset == 4
     assert (chunk.offset, chunk.boundary, b"".join(chunk.parts)) == (dropped, dropped + 63, new)
+
+
+def test_what_is_read_again_must_end_where_the_archive_does() -> None:
+    """Behind 4 GiB BINLOG_GTID_POS() answers NULL: the events themselves say whether the histories are one."""
+    log = Binlog("0-1-0")
+    log.transaction("0-1-1")
+    reading_again(log, "0-1-1", len(log.data))
+    with pytest.raises(Diverged, match="histories"):
+        reading_again(log, "0-1-2", len(log.data))
+    with pytest.raises(Diverged, match="histories"):
+        reading_again(log, "0-1-1", len(log.data) - 1)
 
 
 @pytest.mark.servers
