@@ -109,10 +109,10 @@ def _trial(rig: Rig, say: Callable[[str], None]) -> Trial:
     written = rig.data_of(CLINIC) / file
     archive = next(rig.layout.archive(TORONTO).glob(f"epochs/*/{file}"))
     say(f"{written.stat().st_size / GIB:.3f} GiB in {file}, {acknowledged} commits behind it: {archived:.1f} s")
-    applied, standby = _standby(rig, primary)
-    say(f"a standby that stopped behind 4 GiB has everything after {applied:.1f} s")
     resumed = _torn(rig, primary, archive)
     say(f"an archive that ended behind 4 GiB is whole after {resumed:.1f} s")
+    applied, standby = _standby(rig, primary)
+    say(f"a standby that stopped behind 4 GiB has everything after {applied:.1f} s")
     primary.run("INSERT INTO bench.small VALUES (1000000, 'after all that')")
     standby.wait_applied(primary.position(), deadline_ms=DEADLINE_MS)
     return Trial(
