@@ -35,6 +35,10 @@ class Replication:
     error: str
     behind_seconds: float | None
     """What the server itself says; None when it does not know."""
+    delay_seconds: int = 0
+    """What the source committed is applied so much later."""
+    until: bool = False
+    """It was started to stop at a position."""
     ca_file: str = ""
     """The authority its source's certificate must be of; empty when it takes plain text, or any certificate."""
 
@@ -135,10 +139,19 @@ class Session(Protocol):
 
     # -- following and opening --------------------------------------------------------------------------------------
 
-    def follow(self, source: Replicator) -> None:
+    def follow(self, source: Replicator, *, delay_seconds: int = 0) -> None:
         """Replicate from `source` from where this server is. Safe to repeat; what does not run is started again.
 
+        Everything is applied `delay_seconds` after its commit, by the clock of the primary.
         Nothing is applied before the source has proved that nothing will be skipped. Raises Refused when it cannot.
+        """
+        ...
+
+    def hold(self, source: Replicator, position: str | None) -> str:
+        """Stand still with exactly `position` applied, None for where it stands; return what is applied now.
+
+        If that is less, it runs there from `source` by itself, without any delay, and stops. Safe to repeat. What is
+        applied beyond it stays. Raises Refused as `follow` does.
         """
         ...
 

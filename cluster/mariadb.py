@@ -22,6 +22,8 @@ from cluster.settings import Node, Replicator, Secrets, Settings
 SEMI_SYNC_FOREVER_MS = 2**64 - 1
 """A commit waits for its acknowledgement for ever: the database never degrades by itself (TRAPS.md 5)."""
 PACKET_MAX = "1G"
+RELAY_LOG_BYTES_MAX = "4G"
+"""What a standby may receive and not apply; then its receiver waits. The archive beside it has everything (decision 0055)."""
 EXTRA_CONNECTIONS = 16
 SUPER, READ_ONLY_ADMIN = 1 << 15, 1 << 33
 """Bits of `access` in mysql.global_priv: either one lets an account write to a read-only server, or make it writable."""
@@ -67,6 +69,7 @@ class MariaDb:
             "log_bin_index": "binlog.index",
             "relay_log": "relay",
             "relay_log_recovery": "ON",
+            "relay_log_space_limit": RELAY_LOG_BYTES_MAX,
             "log_slave_updates": "ON",
             "binlog_format": "ROW",
             "binlog_row_image": "FULL",
@@ -202,6 +205,8 @@ class MariaDbSession:
             complete=complete == "ON",
             error=str(status["Last_SQL_Error"] or status["Last_IO_Error"] or ""),
             behind_seconds=None if behind is None else float(behind),
+            delay_seconds=int(status["SQL_Delay"] or 0),
+            until=status["Until_Condition"] == "Gtid",
             ca_file=str(status["Master_SSL_CA_File"]) if status["Master_SSL_Verify_Server_Cert"] == "Yes" else "",
         )
 
@@ -280,18 +285,39 @@ class MariaDbSession:
 
     # -- following and opening --------------------------------------------------------------------------------------
 
-    def follow(self, source: Replicator) -> None:
-        state = self.replication()
-        ca_file = "" if self._settings.tls is None else str(self._settings.tls.ca_file)
-        if state is None or (state.host, state.port, state.ca_file) != (source.host, source.port, ca_file):
-            self._take_source(source)
+    def follow(self, source: Replicator, *, delay_seconds: int = 0) -> None:
+        self._point_to(source, delay_seconds)
         # A receiver whose source does not speak semi-sync drops transactions of its own server id and moves its
         # position past them. So the applier starts only once the receiver has shown that it does not.
         self._do("START SLAVE IO_THREAD")
         if self._receives():
             self._do("START SLAVE SQL_THREAD")
 
-    def _take_source(self, source: Replicator) -> None:
+    def hold(self, source: Replicator, position: str | None) -> str:
+        self._do("STOP SLAVE")
+        here = self._applied()
+        if position is None or Position.parse(here).covers(Position.parse(position)):
+            return here
+        self._point_to(source, 0)
+        # UNTIL master_gtid_pos wants both threads stopped (error 1254), so the source is looked at before.
+        self._do("START SLAVE IO_THREAD")
+        complete = self._receives()
+        self._do("STOP SLAVE")
+        if complete:
+            self._do("START SLAVE UNTIL master_gtid_pos = %s", position)
+        return self._applied()
+
+    def _point_to(self, source: Replicator, delay_seconds: int) -> None:
+        """Set source and delay. An end that was set for the threads is forgotten only by CHANGE MASTER."""
+        state = self.replication()
+        ca_file = "" if self._settings.tls is None else str(self._settings.tls.ca_file)
+        if state is None or (state.host, state.port, state.ca_file) != (source.host, source.port, ca_file):
+            self._take_source(source, delay_seconds)
+        elif state.delay_seconds != delay_seconds or state.until:
+            self._do("STOP SLAVE")
+            self._do("CHANGE MASTER TO MASTER_DELAY = %s", delay_seconds)
+
+    def _take_source(self, source: Replicator, delay_seconds: int) -> None:
         self._do("STOP SLAVE")
         # Relay logs that a crash has damaged stop a replica for ever; the archive makes them expendable (TRAPS.md 20).
         self._do("RESET SLAVE ALL")
@@ -304,10 +330,10 @@ class MariaDbSession:
         self._do(
             "CHANGE MASTER TO MASTER_HOST = %s, MASTER_PORT = %s, MASTER_USER = %s, MASTER_PASSWORD = %s,"
             " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = %s, MASTER_SSL = %s,"
-            " MASTER_SSL_CA = %s, MASTER_SSL_VERIFY_SERVER_CERT = %s",
+            " MASTER_SSL_CA = %s, MASTER_SSL_VERIFY_SERVER_CERT = %s, MASTER_DELAY = %s",
             source.host, source.port, self._settings.accounts.replication_user, self._secrets.replication,
             self._settings.timing.heartbeat_interval_ms / MS_PER_SECOND, secured,
-            "" if files is None else str(files.ca_file), secured,
+            "" if files is None else str(files.ca_file), secured, delay_seconds,
         )  # fmt: skip
 
     def _receives(self) -> bool:

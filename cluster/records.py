@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import BadInput
+from cluster.orders import Obedience
 
 Record = TypeVar("Record")
 RECORD_BYTES_MAX = 900_000
@@ -187,6 +188,8 @@ class NodeReport:
     position_age_ms: float | None = None
     """How long ago `position` was read; it may have grown since."""
     seeding: SeedReport | None = None
+    order: Obedience | None = None
+    """What of its order it obeys; None: it is too old to know of orders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

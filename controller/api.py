@@ -18,7 +18,7 @@ from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.records import decode
 from cluster.settings import Settings
-from controller import seeding
+from controller import ordering, seeding
 from controller.choose import Candidate, rank
 from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
@@ -62,6 +62,9 @@ class Api:
                 web.post("/v1/switchover", self.switchover),
                 web.post("/v1/failover", self.failover),
                 web.post("/v1/nodes/{node}/reinitialize", self.reinitialize),
+                web.post("/v1/nodes/{node}/delay", self.delay),
+                web.post("/v1/nodes/{node}/hold", self.hold),
+                web.post("/v1/nodes/{node}/release", self.release),
                 web.post("/v1/pause", self.pause),
                 web.delete("/v1/pause", self.resume),
                 web.post("/v1/verify", self.verified),
@@ -147,6 +150,30 @@ class Api:
                 self.client, self.settings, plan, force=_flag(body, "force"), keep=_flag(body, "keep")
             )
         )
+
+    async def delay(self, request: web.Request) -> web.Response:
+        """Let a standby stay behind: `{seconds, force?, dry_run?, why?}`; 0 seconds: no longer."""
+        return await self._order(request, {"seconds", "force", "dry_run", "why"})
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Let a standby stop before a transaction or a time, or now: `{before? | time? | now?, force?, dry_run?, why?}`."""
+        return await self._order(request, {"before", "time", "now", "force", "dry_run", "why"})
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Let a held standby go on: `{dry_run?, why?}`."""
+        return await self._order(request, {"dry_run", "why"})
+
+    async def _order(self, request: web.Request, fields: set[str]) -> web.Response:
+        body = await body_of(request)
+        _only(body, fields)
+        node, verb = request.match_info["node"], request.path.rsplit("/", 1)[1]
+        if not self.loop.world.leadership.valid():
+            return web.json_response(await self._pass_on(request, body))
+        answer = await ordering.give(
+            self.loop.world, self.client, verb, node, body, why=_why(body, "an operator asked")
+        )
+        log.info("audit", verb=verb, node=node, **answer, peer=request.remote)
+        return web.json_response(answer)
 
     async def pause(self, request: web.Request) -> web.Response:
         """No automatic action until resumed: `{why?}`."""
@@ -250,7 +277,12 @@ def _node(view: View, name: str, site: str, report: dict[str, Any] | None) -> di
     behind = (
         Position.parse(position).distance(Position.parse(head)) if position is not None and head is not None else None
     )
-    return {"node": name, "site": site, "reporting": report is not None, "behind": behind, **(report or {})}
+    facts = view.node(name)
+    ordered = facts.order if facts is not None else None
+    return {
+        "node": name, "site": site, "reporting": report is not None, "behind": behind,
+        "ordered": asdict(ordered) if ordered else None, "ordered_text": ordered.text if ordered else "", **(report or {}),
+    }  # fmt: skip
 
 
 def dry_run(view: View, request: Request) -> dict[str, Any]:

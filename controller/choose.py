@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from cluster.lineage import History, judge_history
+from cluster.orders import duration
 from cluster.position import Position
 from cluster.records import Database, DurabilityRecord
 from controller.model import Kind, NodeFacts, PlanRecord, View, newest
@@ -32,6 +33,7 @@ def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
             not one.able,
             node.name in plan.excluded,
             node.name != plan.requested,
+            node.delay_seconds > 0,  # it must catch up first: only when nobody else is able
             node.name == plan.old,  # it failed once already; the others have not
             sites.index(node.site) if node.site in sites else len(sites),
             one.behind if one.behind is not None else 2**64,
@@ -98,6 +100,7 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
     replicator = view.replicator(node.site)
     if plan.kind is Kind.SWITCHOVER and node.name == plan.old:
         against.append("it is the primary now")
+    against += _judge_order(plan, node)
     if report is None:
         against.append("its watchdog does not report")
     elif report.database is not Database.UP:
@@ -115,6 +118,15 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
     if report is not None:
         against += _judge_version(view, report.server_version)
     return Candidate(node=node.name, able=not against, against=tuple(against), behind=behind)
+
+
+def _judge_order(plan: PlanRecord, node: NodeFacts) -> list[str]:
+    """A held node is promoted by nobody's plan; a delayed one never when there is a choice of the moment."""
+    if node.held is not None:
+        return [f"it is {node.held} as ordered: oscar-ha release {node.name}"]
+    if node.delay_seconds and plan.kind is Kind.SWITCHOVER:
+        return [f"it is delayed {duration(node.delay_seconds)} as ordered: oscar-ha delay {node.name} --off"]
+    return []
 
 
 def _judge_history(view: View, position: str, target: Position | None) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cluster.lineage import History, judge_history
+from cluster.orders import Obeying, duration
 from cluster.position import Position
 from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, NodeReport, Role, SeedPhase
 from controller.ackers import acker_repair, acts_on, outside
@@ -177,7 +178,8 @@ def readiness(view: View) -> tuple[str, ...]:
         reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
     if not any(is_current(node) for node in standbys):
-        reasons.append("no standby is current")
+        ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]
+        reasons.append(f"no standby is current{': ' * bool(ordered)}{'; '.join(ordered)}")
     if view.durability is None or not view.durability.ackers:
         return (*reasons, "nobody is named to acknowledge")
     return (*reasons, *_unproven(view, view.durability))
@@ -199,8 +201,10 @@ def _unproven(view: View, record: DurabilityRecord) -> list[str]:
 
 
 def is_current(node: NodeFacts) -> bool:
-    """Return whether a standby applies what the primary writes. An unknown lag is not current."""
+    """Return whether a standby applies what the primary writes at once. An unknown lag is not current."""
     report = node.report
+    if node.order is not None and node.order.in_force:
+        return False
     if report is None or report.role is not Role.STANDBY or report.lag_ms is None:
         return False
     return report.lag_ms <= STANDBY_LAG_MAX_MS
@@ -217,6 +221,8 @@ def warnings(view: View) -> tuple[str, ...]:
             seeding = node.report.seeding
             if seeding is not None and seeding.phase is SeedPhase.FAILED and seeding.why not in node.report.why:
                 found.append(f"{node.name}: seeding it from {seeding.donor} failed: {seeding.why}")
+        elif node.order is not None and node.order.in_force:
+            found += _disobeyed(node, node.report)
         elif node.report.role is Role.STANDBY and not is_current(node):
             lag = "an unknown time" if node.report.lag_ms is None else f"{node.report.lag_ms / 1000:.0f} s"
             found.append(f"{node.name} is {lag} behind: {node.report.why}")
@@ -229,6 +235,21 @@ def warnings(view: View) -> tuple[str, ...]:
             found += [f"the archive of {one.site} is damaged: {file.file}: {file.why}; {file.state}"
                       for file in one.report.damaged]  # fmt: skip
     return (*found, *_narrow(view))
+
+
+def _disobeyed(node: NodeFacts, report: NodeReport) -> list[str]:
+    """An ordered delay is no lag, and an ordered stop no fault. Return what is not as ordered."""
+    told = report.order
+    if told is not None and told.state is Obeying.LATE:
+        return [
+            f"{node.name} was to stop before {told.before} but had applied it: it stands still at {report.position}"
+        ]
+    if report.role is not Role.STANDBY or node.held is not None:
+        return []
+    if report.lag_ms is None or report.lag_ms > node.delay_seconds * 1000 + STANDBY_LAG_MAX_MS:
+        lag = "an unknown time" if report.lag_ms is None else duration(report.lag_ms / 1000)
+        return [f"{node.name} is {lag} behind, {duration(node.delay_seconds)} are ordered: {report.why}"]
+    return []
 
 
 def _narrow(view: View) -> list[str]:

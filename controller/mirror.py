@@ -15,6 +15,7 @@ from cluster import clock
 from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput
+from cluster.orders import Order
 from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 from cluster.settings import Replicator, Settings
 from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, VerifyRecord, View
@@ -47,6 +48,7 @@ class Mirror:
             "pause": dict,
             "verify": VerifyRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
+            **{f"orders/{node.name}": Order for node in settings.nodes},
             **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
         }
         self._records: dict[str, tuple[object, int]] = {}
@@ -103,6 +105,7 @@ class Mirror:
                     server_id=node.server_id,
                     report=self.get(NodeReport, f"nodes/{node.name}"),
                     absent_ms=self._since_ms(self._absent_since, f"nodes/{node.name}", now),
+                    order=self.get(Order, f"orders/{node.name}"),
                 )
                 for node in self.settings.nodes
             ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cluster.orders import Order
 from cluster.position import Position
 from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 
@@ -87,6 +88,18 @@ class NodeFacts:
     report: NodeReport | None = None
     absent_ms: float | None = None
     """For how long we have seen no report, on our own clock; None while there is one."""
+    order: Order | None = None
+    """What an operator has ordered of it; None: never anything."""
+
+    @property
+    def delay_seconds(self) -> int:
+        """Return the delay that is ordered, 0 for none."""
+        return 0 if self.order is None else self.order.delay_seconds
+
+    @property
+    def held(self) -> str | None:
+        """Return where it is ordered to stand still, as a person says it; None when it is not."""
+        return None if self.order is None or self.order.hold is None else self.order.hold.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOpti
         typer.echo(json.dumps(answer, indent=2))
     else:
         _print_status(answer)
-        _print_mass_changes(answer["replicators"])
+        _print_mass_changes(answer)
     if not answer["ready"]:
         raise typer.Exit(EXIT_NOT_READY)
 
@@ -183,15 +183,20 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def mass_changes(replicators: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each alarm of the replicators, and where to stop before it; several may see the same."""
+def mass_changes(replicators: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]] = ()) -> list[str]:
+    """Return a sentence for each alarm of the replicators, and what to type to keep a standby without it.
+
+    Several may see the same.
+    """
+    delayed = [str(node["node"]) for node in nodes if (node.get("ordered") or {}).get("delay_seconds")]
     seen: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for replicator in replicators:
         for one in replicator.get("mass_changes") or ():
             seen.setdefault((one["table"], one["kind"], one["first"]), one)
     return [
         f"{one['table']}: {_amount(one)} since {one['since']}, first transaction {one['first']};"
-        f" the position before it is {one['before'] or 'empty'}"
+        f" the position before it is {one['before'] or 'empty'};"
+        f" to keep a standby without it: oscar-ha hold {delayed[0] if delayed else 'NODE'} --before {one['first']}"
         for one in seen.values()
     ]
 
@@ -202,9 +207,9 @@ def _amount(one: Mapping[str, Any]) -> str:
     return f"{one['kind']} of {'about ' if one['estimated'] else ''}{one['rows']:,} rows"
 
 
-def _print_mass_changes(replicators: Iterable[Mapping[str, Any]]) -> None:
+def _print_mass_changes(answer: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
-    for sentence in mass_changes(replicators):
+    for sentence in mass_changes(answer["replicators"], answer["nodes"]):
         console.print(f"[bold red]mass change[/]: {escape(sentence)}", soft_wrap=True)
 
 

@@ -103,6 +103,8 @@ def _dangers(view: View, node: NodeFacts) -> list[str]:
     others = [one for one in view.nodes if epoch and one.name not in (node.name, epoch.primary)]
     if is_current(node) and not any(is_current(one) for one in others):
         found.append("it is the only standby that could take over: until it is seeded a failover would not work")
+    if node.held is not None:
+        found.append(f"it is {node.held} as ordered: what it holds would be replaced by what came later")
     position = report.position if report else None
     # The head moves: a standby's report may be newer than the primary's, and then it only looks ahead.
     if position is not None and not is_ours(view, position):
@@ -143,6 +145,8 @@ def _judge_state(view: View, other: NodeFacts, report: NodeReport) -> list[str]:
     if view.epoch is not None and other.name == view.epoch.primary:
         judged = judge_primary(view, view.epoch)
         return [] if judged.reach is Reach.UP else [f"the primary is {judged.reach.value}: {judged.why}"]
+    if other.order is not None and other.order.in_force:
+        return [f"it is {other.order.text}"]
     if report.role is not Role.STANDBY:
         return [f"it is {report.role.value}: {report.why}"]
     if not report.replicating:

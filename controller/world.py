@@ -16,6 +16,7 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination, Create, Delete, Exists, Operation, Replace
 from cluster.errors import BadInput, DeadlinePassed, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.http import Client
+from cluster.orders import Order
 from cluster.position import Position
 from cluster.settings import Clinic, Secrets, Settings
 from controller import haproxy
@@ -90,6 +91,13 @@ class World:
         await self._transact(Create(f"history/{plan.id}", done), Delete("plan", self._version("plan")))
         await self._forget_old_history()
         return done
+
+    async def give_order(self, node: str, order: Order) -> None:
+        """Write what is wanted of a standby. Raises Conflict when another order came first."""
+        path = f"orders/{node}"
+        version = self.mirror.version(path)
+        await self.coordination.ensure("orders")
+        await self._transact(Create(path, order) if version is None else Replace(path, order, version))
 
     async def history(self, limit: int) -> list[HistoryRecord]:
         """Return the newest finished plans, newest first."""

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cluster.orders import Obeying
 from cluster.position import Position
 from cluster.records import Database, NodeReport, Role
 
@@ -46,7 +47,14 @@ class _Report(Collector):
             ("database_up", "1 if the database answers.", float(report.database is Database.UP)),
             ("read_only", "1 if the database is read-only.", _number(report.read_only)),
             ("replicating", "1 if both replication threads run.", _number(report.replicating)),
-            ("lag_seconds", "Age of the newest heartbeat row.", _seconds(report.lag_ms)),
+            (
+                "lag_seconds",
+                "How far behind it is beyond what is ordered; absent while it is held.",
+                _lag_seconds(report),
+            ),
+            ("behind_seconds", "Age of the newest heartbeat row.", _seconds(report.lag_ms)),
+            ("ordered_delay_seconds", "The delay that an operator ordered.", _delay_seconds(report)),
+            ("held", "1 while it is ordered to stand still.", _number(_is_held(report))),
             ("lease_seconds", "What is left of the lease, 0 without one.", lease_seconds),
             ("epoch", "The newest epoch this watchdog has seen.", float(report.epoch)),
             ("sealed_epoch", "Nothing of this epoch or older is opened again.", float(report.sealed_epoch)),
@@ -57,6 +65,21 @@ class _Report(Collector):
                 gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=("node",))
                 gauge.add_metric((report.node,), value)
                 yield gauge
+
+
+def _is_held(report: NodeReport) -> bool | None:
+    if report.order is None or report.order.state is Obeying.UNKNOWN:
+        return None
+    return report.order.state in (Obeying.MOVING, Obeying.HELD, Obeying.LATE)
+
+
+def _delay_seconds(report: NodeReport) -> float | None:
+    return None if _is_held(report) is None or report.order is None else float(report.order.delay_seconds)
+
+
+def _lag_seconds(report: NodeReport) -> float | None:
+    behind = _seconds(report.lag_ms)
+    return None if behind is None or _is_held(report) else max(0.0, behind - (_delay_seconds(report) or 0.0))
 
 
 def _number(value: bool | None) -> float | None:

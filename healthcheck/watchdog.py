@@ -14,7 +14,7 @@ import structlog
 
 from cluster import clock
 from cluster.coordination import Coordination
-from cluster.dialect import Dialect, Promoted, Session
+from cluster.dialect import Dialect, Promoted, Replication, Session
 from cluster.errors import Conflict, DeadlinePassed, Diverged, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.lineage import History, judge_history
 from cluster.position import Position
@@ -28,6 +28,8 @@ from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, Standing
 from healthcheck.memory import MemoryFile
 from healthcheck.metrics import Metrics
+from healthcheck.obey import Act
+from healthcheck.obeying import Orders
 from healthcheck.prober import Prober
 from healthcheck.roles import Signal, advance, allows
 from healthcheck.seeding import Seeding
@@ -95,8 +97,7 @@ class Watchdog:
         self.why = "the watchdog has just started"
         self.record: EpochRecord | None = None
         self._seen_epoch = self.memory.sealed_epoch
-        self._met = ""
-        """The generation that was checked and is certainly closed, or open by right."""
+        self._met = ""  # the generation that was checked and is certainly closed, or open by right
         self._closings, self._fences = 0, 0
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
@@ -114,6 +115,7 @@ class Watchdog:
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
         self.seeding = Seeding(self, secrets)
+        self.orders = Orders(node.name, coordination, self._on_order)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class Watchdog:
             why=self._why(database),
             url=self.node.watchdog_url,
             seeding=self.seeding.report,
+            order=self.orders.report,
         )
 
     def _database(self) -> Database:
@@ -175,6 +178,8 @@ class Watchdog:
     def why_not_standby(self, max_lag_ms: float) -> str | None:
         """Answer who asks for a standby to read from."""
         slow = self.prober.slow
+        if self.orders.holds and self.orders.order is not None and self.role is Role.STANDBY:
+            return self.orders.order.text
         return judge.why_not_standby(
             self.role, self.prober.database(), self._replicating(), slow.lag_ms if slow else None, max_lag_ms
         )
@@ -195,6 +200,8 @@ class Watchdog:
         slow = self.prober.slow
         if self.role in (Role.STANDBY, Role.JOINING) and slow and slow.replication and slow.replication.error:
             return f"replication: {slow.replication.error}"
+        if self.role in (Role.STANDBY, Role.JOINING):
+            return self.orders.why(slow.lag_ms if slow else None) or self.why
         return (self.role is Role.FENCED and self._ahead()) or self.why
 
     def _lease_seconds(self) -> float:
@@ -214,6 +221,7 @@ class Watchdog:
                 self._epoch_loop,
                 self._heartbeat_loop,
                 self.seeding.run,
+                self.orders.run,
             ):
                 group.create_task(loop())
 
@@ -359,18 +367,41 @@ class Watchdog:
             self._signal(
                 Signal.LOST_SOURCE, "its source does not speak semi-sync: our own transactions would be skipped"
             )
-        elif not slow.replication.running:
+        elif self.prober.probe is None:
+            return
+        elif self._must_obey(slow.replication, self.prober.probe.position) is not Act.LEAVE:
             self._caught_up_looks = 0
             if self._restart.due():
-                source = self.settings.replicator(self.node.site)
-                await self._actor.run(self._in_session, lambda session: session.follow(source))
-        elif self.role is Role.JOINING and slow.replication.behind_seconds == 0:
+                await self._obey()
+        elif self.role is Role.JOINING and self.orders.is_caught_up(slow.replication):
             self._caught_up_looks += 1
             if self._caught_up_looks >= CAUGHT_UP_LOOKS:
                 self._signal(Signal.CAUGHT_UP, "follows the replicator of its site")
 
+    def _must_obey(self, replication: Replication, position: str) -> Act:
+        return self.orders.look(replication, position, self.prober.generation)
+
+    async def _obey(self) -> None:
+        """Bring replication to what is ordered; look again at once at what came of it."""
+        async with self._acting:
+            if self.role in (Role.JOINING, Role.STANDBY):
+                await self._actor.run(self._in_session, self._replicate)
+        self.prober.forget_slow()
+
+    def _replicate(self, session: Session) -> None:
+        self.orders.apply(session, self.settings.replicator(self.node.site), self.prober.generation)
+
+    def _on_order(self) -> None:
+        """An order came: it is compared with what is at the next tick, and a halt that stands in its way ends."""
+        self._restart = _Every(RESTART_REPLICATION_MS)
+        if self._halt is not None:
+            self._halt = replace(self._halt, until=clock.now())
+        self.prober.forget_slow()
+        self._tell_changes()
+
     def _on_death(self) -> None:
         self._met, self._halt, self._still = "", None, False
+        self.orders.forget()
         self._signal(Signal.NEW_SERVER, "the server process ended")
         if self.seeding.replacing:
             self._signal(Signal.SEED, "its data is being replaced")
@@ -452,6 +483,8 @@ class Watchdog:
             if self.role is Role.PRIMARY:
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
             self._require_up(Signal.PROMOTE)
+            if self.role is not Role.FENCED:  # a fenced one that is opened again follows nobody, and obeys no order
+                self.orders.require_free_to_move("be promoted")
             closings, self._halt, self._still = self._closings, None, False
             promoted: Promoted = await self._actor.run(self._in_session, lambda session: session.promote())
             if self.prober.generation != generation or closings != self._closings:
@@ -504,7 +537,10 @@ class Watchdog:
         self.seeding.stop_giving("what was received must be applied now")
         wanted = Position.parse(position)
         wait_ms = deadline_ms or self.timing.step_deadline_ms
+        self.orders.require_free_to_move("catch up")
         await self._end_halt("a plan waits for it")
+        if self.orders.lift(wait_ms):
+            await self._obey()
 
         def wait() -> str:
             with self._connect(wait_ms + self.timing.call_deadline_ms) as session:
@@ -526,6 +562,7 @@ class Watchdog:
         if self.record is None or epoch != self.record.epoch:
             raise FencedOut(f"epoch {epoch} is not the newest, {self.record.epoch if self.record else 'none'} is")
         async with self._acting:
+            self.orders.require_nothing_ordered("stand still for a comparison")
             if self.role is not Role.STANDBY or not self._replicating():
                 raise Refused(f"it is {self.role.value} and does not replicate", hint="see 'oscar-ha status'")
             if self._still:
@@ -571,7 +608,7 @@ class Watchdog:
 
     async def _apply_on(self) -> None:
         async with self._acting:
-            if self.role in (Role.STANDBY, Role.JOINING):
+            if self.role in (Role.STANDBY, Role.JOINING) and not self.orders.holds:
                 await self._actor.run(self._in_session, lambda session: session.apply_on())
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -624,7 +661,7 @@ class Watchdog:
     def _follow(self, session: Session) -> None:
         deadline = clock.after(clock.now(), self.timing.call_deadline_ms)
         fencing.let_commits_go(session, deadline=deadline, keep=self.prober.session_numbers)
-        session.follow(self.settings.replicator(self.node.site))
+        self._replicate(session)
 
     # -- closing ------------------------------------------------------------------------------------------------------
 

@@ -199,4 +199,5 @@ def _reported(one: Raised) -> MassChange:
 
 def _fields(one: Raised) -> dict[str, object]:
     return {"table": one.table, "kind": one.kind, "rows": one.rows, "estimated": one.estimated,
-            "first": str(one.first), "before": str(one.before), "since": clock.utc_text(one.since)}  # fmt: skip
+            "first": str(one.first), "before": str(one.before), "since": clock.utc_text(one.since),
+            "what_to_do": f"to keep a standby without it: oscar-ha hold NODE --before {one.first}"}  # fmt: skip

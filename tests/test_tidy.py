@@ -35,9 +35,11 @@ PURE = {
     "controller/decide.py",
     "controller/invariants.py",
     "controller/model.py",
+    "controller/orders.py",
     "controller/plan.py",
     "controller/seed.py",
     "healthcheck/judge.py",
+    "healthcheck/obey.py",
     "healthcheck/roles.py",
     "healthcheck/seed_framing.py",
     "replicator/changes.py",
@@ -54,7 +56,7 @@ PURE = {
 PURE_MAY_IMPORT = {
     "bisect", "collections", "collections.abc", "dataclasses", "enum", "fnmatch", "functools", "itertools", "json", "math",
     "operator", "re", "statistics", "struct", "types", "typing", "zlib",
-    "cluster.clock", "cluster.records", "cluster.settings",
+    "cluster.clock", "cluster.dialect", "cluster.orders", "cluster.records", "cluster.settings",
 }  # fmt: skip
 PURE_MAY_NOT_USE = {
     "cluster.clock": {"now", "seconds_left", "utc_now"},

@@ -129,6 +129,8 @@ def _lag(node: Mapping[str, Any]) -> str:
     lag = node.get("lag_ms")
     if node.get("role") != "standby":
         return ""
+    if ordered := node.get("ordered_text"):
+        return str(ordered)
     return "unknown" if lag is None else f"{lag / MS_PER_SECOND:.1f} s"
 
 

@@ -19,6 +19,7 @@ from cluster import clock, settings
 from cluster.errors import BadInput, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.http import Client
 from cluster.settings import Secrets, Settings
+from controller import orders
 from controller.compare.findings import Report, TableFound, Verdict
 from controller.compare.moment import Moments
 from controller.compare.repair import Repair
@@ -40,6 +41,8 @@ class Cluster:
     standbys: tuple[str, ...]
     left_out: tuple[str, ...]
     """Nodes that cannot be compared now, each a sentence."""
+    by_order: tuple[str, ...] = ()
+    """Nodes that are delayed or held by order, each a sentence: they have the data of another moment."""
 
 
 NodesOption = typer.Option([], "--node", help="Compare only this standby; may be repeated.")
@@ -178,7 +181,7 @@ class Run:
             cluster=self.settings.name, epoch=cluster.epoch, primary=cluster.primary, nodes=tuple(moments.standbys),
             started=started, seconds=round(clock.ms_between(began, clock.now()) / 1000, 1),
             halted_ms_max=round(moments.halted_ms_max, 1), moments=moments.taken, tables=tables,
-            undecided=tuple(undecided),
+            undecided=tuple(undecided), by_order=cluster.by_order,
         )  # fmt: skip
 
     async def _repair(self, moments: Moments, cluster: Cluster, report: Report, yes: bool) -> Report:
@@ -225,19 +228,21 @@ def chosen(answer: Mapping[str, Any], only: tuple[str, ...]) -> Cluster:
         raise Refused("no epoch is open yet: there is no primary", hint="see 'oscar-ha status'")
     if epoch["primary"] in only:
         raise BadInput(f"{epoch['primary']} is the primary: the others are compared with it", hint="give a standby")
-    standbys, left_out = [], []
+    standbys, left_out, by_order = [], [], list[str]()
     for node in answer["nodes"]:
         name = node["node"]
         if name == epoch["primary"] or (only and name not in only):
             continue
-        if node.get("role") == "standby" and node.get("replicating"):
+        if (ordered := orders.in_force(node)) is not None:
+            by_order.append(f"{name} is not compared: it is {ordered}")
+        elif node.get("role") == "standby" and node.get("replicating"):
             standbys.append(name)
         else:
             left_out.append(
                 f"{name} is not compared: it is {node.get('role', 'silent')}, {node.get('why', 'no report')}"
             )
     return Cluster(epoch=int(epoch["epoch"]), primary=str(epoch["primary"]), standbys=tuple(standbys),
-                   left_out=tuple(left_out))  # fmt: skip
+                   left_out=tuple(left_out + by_order if only else left_out), by_order=() if only else tuple(by_order))  # fmt: skip
 
 
 def _not_found(wanted: Wanted, tables: Sequence[TableFound]) -> list[str]:
@@ -298,6 +303,8 @@ def show(report: Report) -> None:
                   f" a standby stood still for at most {report.halted_ms_max:.0f} ms")  # fmt: skip
     for why in report.undecided:
         console.print(f"[yellow]not decided[/]: {escape(why)}")
+    for why in report.by_order:
+        console.print(f"[dim]left out[/]: {escape(why)}")
     standing = sum(one.how == "standstill" and one.verdict is Verdict.EQUAL for one in report.tables)
     if standing:
         console.print(f"{standing} tables have no snapshot (their engine is not transactional):"

@@ -79,6 +79,8 @@ class Report:
     tables: tuple[TableFound, ...]
     undecided: tuple[str, ...] = ()
     """What could not be compared at all, each a sentence."""
+    by_order: tuple[str, ...] = ()
+    """Standbys that stay behind or stand still by order, each a sentence: nothing is wrong with them."""
 
     @property
     def verdict(self) -> Verdict:

@@ -1,6 +1,7 @@
 """What `oscar-ha status` says of the alarms that replicators report."""
 
 from dataclasses import asdict
+from typing import Any
 
 from cluster import records
 from cluster.records import MassChange, ReplicatorReport
@@ -22,8 +23,14 @@ def test_an_alarm_that_two_replicators_see_is_said_once() -> None:
 
     assert sentences == [
         "oscar.demographic: delete of 20,000 rows since 2026-11-24T03:00:00Z, first transaction 0-1-123;"
-        " the position before it is 0-1-122"
+        " the position before it is 0-1-122; to keep a standby without it: oscar-ha hold NODE --before 0-1-123"
     ]
+
+
+def test_an_alarm_names_the_standby_that_is_delayed() -> None:
+    nodes: list[dict[str, Any]] = [{"node": "a", "ordered": None}, {"node": "b", "ordered": {"delay_seconds": 60}}]
+
+    assert mass_changes([asdict(a_report("toronto", ALARM))], nodes)[0].endswith("oscar-ha hold b --before 0-1-123")
 
 
 def test_alarms_pass_through_zookeeper_and_an_older_report_has_none() -> None:
