@@ -172,7 +172,7 @@ class Api:
         answer = await ordering.give(
             self.loop.world, self.client, verb, node, body, why=_why(body, "an operator asked")
         )
-        log.info("audit", verb=verb, node=node, **answer, peer=request.remote)
+        log.info("audit", verb=verb, **answer, peer=request.remote)
         return web.json_response(answer)
 
     async def pause(self, request: web.Request) -> web.Response:

@@ -49,10 +49,10 @@ def plan_delay(view: View, name: str, seconds: int, *, force: bool, since: str, 
 def plan_hold(view: View, name: str, place: Place | None, *, force: bool, since: str, why: str) -> Plan:
     """Return the order to stop before a transaction, None for where the node stands. The delay stays. Raises as above."""
     node = _orderable(view, name)
-    dangers = _dangers(view, node)
-    _require_forced(name, dangers, force=force)
     if place is not None:
         _require_before(view, node, place)
+    dangers = _dangers(view, node)
+    _require_forced(name, dangers, force=force)
     hold = Hold(before=None, position=None) if place is None else Hold(before=place.gtid, position=place.position)
     delay_seconds = node.order.delay_seconds if node.order is not None else 0
     order = Order(serial=_serial(node), since=since, why=why, delay_seconds=delay_seconds, hold=hold)

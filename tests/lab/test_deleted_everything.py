@@ -109,8 +109,9 @@ def test_the_alarm_names_the_command_and_the_command_brings_the_rows_back(story:
     story.clinic(*[f"INSERT INTO patients (name) VALUES ('new {number}')" for number in range(LATER)])
     story.clinic("DELETE FROM patients")
     story.clinic("INSERT INTO patients (name) VALUES ('after')")
-    await_true(lambda: f"oscar-ha hold {DELAYED} --before" in story.oscar_ha("status").stdout, "the alarm")
-    (command,) = set(re.findall(rf"oscar-ha (hold {DELAYED} --before \S+)", story.oscar_ha("status").stdout))
+    alarm = re.compile(rf"oscar.patients: delete of .* oscar-ha (hold {DELAYED} --before \S+)")
+    await_true(lambda: alarm.search(story.oscar_ha("status").stdout) is not None, "the alarm")
+    (command,) = alarm.findall(story.oscar_ha("status").stdout)
     story.deletion = command.split()[-1]
     story.oscar_ha(*command.split(), "--dry-run")
     assert story.report(DELAYED)["order"]["state"] == "delayed"
