@@ -47,9 +47,13 @@ def application(service: Service, token: str) -> web.Application:
         service.metrics.certificate_expires.set(0 if files is None else tls.expires(files) or 0)
         return web.Response(body=service.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
+    searching = asyncio.Lock()
+
     async def before(request: web.Request) -> web.Response:
+        http.require_token(request, token)  # it may read a whole file: not for everybody, and one at a time
         asked = (request.query.get("gtid"), request.query.get("time"))
-        found = await asyncio.to_thread(places.asked, service.archive, *asked)
+        async with searching:
+            found = await asyncio.to_thread(places.asked, service.archive, *asked)
         return web.json_response({**asdict(found), "gtid": str(found.gtid), "position": str(found.position)})
 
     async def seal(request: web.Request) -> web.Response:

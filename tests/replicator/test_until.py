@@ -18,7 +18,7 @@ from replicator.before import asked, before_gtid
 from replicator.events import LIST_UNTIL_REACHED, Kind, position_of_list
 from replicator.framing import CRC_BYTES, HEADER, HEADER_BYTES
 from tests.replicator.binlog import Binlog
-from tests.replicator.house import House, until
+from tests.replicator.house import TOKEN, House, until
 from tests.replicator.serving import Reader, a_log, an_archive, serving
 from tests.servers.mariadb import MariaDBServer
 
@@ -90,11 +90,11 @@ def test_before_a_transaction_is_where_everything_but_it_is(tmp_path: Path) -> N
         archive.close()
 
 
-def ask(house: House, query: str) -> tuple[int, dict[str, Any]]:
+def ask(house: House, query: str, token: str = TOKEN) -> tuple[int, dict[str, Any]]:
+    url = f"http://127.0.0.1:{house.ports['toronto'][1]}/v1/before?{query}"
+    asking = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{house.ports['toronto'][1]}/v1/before?{query}", timeout=10
-        ) as one:
+        with urllib.request.urlopen(asking, timeout=10) as one:
             return one.status, json.loads(one.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -129,6 +129,7 @@ def test_a_real_standby_stops_exactly_before_a_transaction_while_others_write(ho
     seconds = int(primary.value("SELECT UNIX_TIMESTAMP()")) + SECONDS_AHEAD // 2
     assert ask(house, f"time={seconds}")[1]["gtid"] == late
     assert ask(house, "gtid=0-1-99999999")[0] == 409
+    assert ask(house, f"gtid={gtid}", token="wrong")[0] == 401
     standby.run("START SLAVE")
     house.await_applied("toronto", house.position("clinic"))
     assert standby.value("SELECT COUNT(*) FROM d.t") == primary.value("SELECT COUNT(*) FROM d.t")
