@@ -95,11 +95,7 @@ class MariaDb:
         }
         if node.admin_port is not None:
             options |= {"extra_port": str(node.admin_port), "extra_max_connections": str(EXTRA_CONNECTIONS)}
-        if settings.tls is not None:
-            files = settings.tls
-            options |= {"ssl_ca": str(files.ca_file), "ssl_cert": str(files.certificate_file),
-                        "ssl_key": str(files.private_key_file)}  # fmt: skip
-        return options
+        return options | _tls_options(settings)
 
     def account_statements(self, settings: Settings, secrets: Secrets) -> tuple[str, ...]:
         """Return the SQL that makes our accounts; run it in one session, as its first line keeps it out of the binlog."""
@@ -558,6 +554,17 @@ def _lock(admin_user: str) -> str:
         "UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.account_locked', true, '$.oscar_ha_locked', true)"
         f" WHERE {_bypassing(admin_user)}"
     )
+
+
+def _tls_options(settings: Settings) -> dict[str, str]:
+    files = settings.tls
+    if files is None:
+        return {}
+    return {
+        "ssl_ca": str(files.ca_file),
+        "ssl_cert": str(files.certificate_file),
+        "ssl_key": str(files.private_key_file),
+    }
 
 
 def _doing(command: str, state: str) -> Doing:

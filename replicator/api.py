@@ -47,15 +47,6 @@ def application(service: Service, token: str) -> web.Application:
         service.metrics.certificate_expires.set(0 if files is None else tls.expires(files) or 0)
         return web.Response(body=service.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    searching = asyncio.Lock()
-
-    async def before(request: web.Request) -> web.Response:
-        http.require_token(request, token)  # it may read a whole file: not for everybody, and one at a time
-        asked = (request.query.get("gtid"), request.query.get("time"))
-        async with searching:
-            found = await asyncio.to_thread(places.asked, service.archive, *asked)
-        return web.json_response({**asdict(found), "gtid": str(found.gtid), "position": str(found.position)})
-
     async def seal(request: web.Request) -> web.Response:
         asked = _checked(_Seal, await http.body_of(request))
         sealed, durable = await service.seal(asked.epoch, _position(asked.until), _deadline(asked))
@@ -70,13 +61,26 @@ def application(service: Service, token: str) -> web.Application:
         [
             web.get("/health", health),
             web.get("/metrics", metrics),
-            web.get("/v1/before", before),
+            web.get("/v1/before", _finder(service, token)),
             web.post("/v1/seal", seal),
             web.post("/v1/level", level),
             web.post(words.PATH, _teller(service)),
         ]
     )
     return app
+
+
+def _finder(service: Service, token: str) -> http.Handler:
+    searching = asyncio.Lock()
+
+    async def before(request: web.Request) -> web.Response:
+        http.require_token(request, token)  # it may read a whole file: not for everybody, and one at a time
+        asked = (request.query.get("gtid"), request.query.get("time"))
+        async with searching:
+            found = await asyncio.to_thread(places.asked, service.archive, *asked)
+        return web.json_response({**asdict(found), "gtid": str(found.gtid), "position": str(found.position)})
+
+    return before
 
 
 def _teller(service: Service) -> http.Handler:
