@@ -170,8 +170,8 @@ class FailoverBench:
     def _crash(self, trial: Trial, traffic: Traffic) -> None:
         fault = self._lab.crash_primary()
         self._await_successor(trial, traffic, fault)
-        self._lab.start(fault.node)
-        self._await_rejoin(trial, fault.node)
+        rejoin = self._lab.come_back(fault.node, deadline_ms=REJOIN_DEADLINE_MS)
+        trial.rejoined, trial.why = rejoin.rejoined, rejoin.why
 
     def _freeze(self, trial: Trial, traffic: Traffic) -> None:
         fault = self._lab.freeze_primary_host()

@@ -142,10 +142,13 @@ class Demo:
 
     def _start_again(self, fault: Fault) -> None:
         self._stage.chapter(f"The dead server comes back: {fault.node} is started again")
-        self._lab.start(fault.node)
         self._stage.say("It is born fenced: it accepts no write until the cluster has given it a role.")
-        rejoin = self._lab.wait_rejoin(fault.node, deadline_ms=REJOIN_DEADLINE_MS)
+        rejoin = self._lab.come_back(fault.node, deadline_ms=REJOIN_DEADLINE_MS)
         self.facts.rejoin = rejoin
+        if rejoin.anew:
+            self._stage.say(
+                f"The kill hit a MyISAM table, so it was built anew from another node: {escape(rejoin.anew)}"
+            )
         if rejoin.rejoined:
             self._stage.say(f"[bold green]✓[/] {fault.node} follows as a standby after {rejoin.ms / 1000:.1f} s.")
         else:

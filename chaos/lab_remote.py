@@ -6,7 +6,7 @@ Nothing here judges. Every wait has a deadline, and says at the deadline what wa
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from chaos.traffic import Traffic
 from chaos.traffic_script import NON_TRANSACTIONAL
 from cluster import clock, records
 from cluster.clock import Nanos
-from cluster.errors import DeadlinePassed, OscarHaError, Unreachable
+from cluster.errors import BadInput, DeadlinePassed, OscarHaError, Unreachable
 from cluster.http import Client
 from cluster.lineage import History, judge_history
 from cluster.position import Position
-from cluster.records import EpochRecord
+from cluster.records import EpochRecord, SeedPhase
 
 GET_DEADLINE_MS = 2_000.0
 CHANGE_DEADLINE_MS = 60_000.0
 POLL_S = 0.05
 SLOW_POLL_S = 0.25
+REFUSES_ITS_TAIL = ("Cannot truncate the binary log", "Can't init tc log")
 STRAY_SETTLED_MS = 5_000.0
 """A node that is fenced with a history of its own for this long stays so until a person decides."""
 
@@ -38,6 +39,8 @@ class Rejoin:
     rejoined: bool
     why: str
     ms: float
+    anew: str = ""
+    """Why it had to be built anew before, empty when it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class RemoteLab:
         deadline, stray_since, why, pause = clock.after(started, deadline_ms), None, "no report", threading.Event()
         while clock.now() < deadline:
             state = self._state()
-            report: dict[str, Any] = next((one for one in state.get("nodes", []) if one.get("node") == node), {})
+            report = self._report(state, node)
             role, why = str(report.get("role")), f"{report.get('role')}: {report.get('why', '')}"
             if role == "standby" and report.get("replicating"):
                 return Rejoin(True, why, clock.ms_between(started, clock.now()))
@@ -140,6 +143,40 @@ class RemoteLab:
             pause.wait(SLOW_POLL_S)
         return Rejoin(False, why, clock.ms_between(started, clock.now()))
 
+    def come_back(self, node: str, *, deadline_ms: float) -> Rejoin:
+        """Start a database that was killed and wait until it is a standby, at most `deadline_ms` for each of both ways.
+
+        A kill may leave what no waiting mends (decision 0061): then it is built anew, as an operator would do it.
+        """
+        started = clock.now()
+        try:
+            self.start(node)
+        except BadInput as error:
+            anew = refused_its_own_tail(error.message)
+            if not anew:
+                raise
+        else:
+            rejoin = self.wait_rejoin(node, deadline_ms=deadline_ms)
+            anew = "" if rejoin.rejoined else torn(self._report(self._state(), node))
+            if not anew:
+                return rejoin
+        self.reinitialize(node, deadline_ms=deadline_ms)
+        again = self.wait_rejoin(node, deadline_ms=deadline_ms)
+        return replace(again, ms=clock.ms_between(started, clock.now()), anew=anew)
+
+    def reinitialize(self, node: str, *, deadline_ms: float) -> None:
+        """Build a node anew, and wait until that is over. Raises OscarHaError when it failed."""
+        asked = f"/v1/nodes/{node}/reinitialize"
+        begun = self._ask("POST", asked, {"why": "a kill left it so"}, CHANGE_DEADLINE_MS)["seeding"]
+
+        def missing() -> str:
+            told = self._report(self.cluster(), node).get("seeding") or {}
+            if told.get("id") == begun["id"] and told.get("phase") == SeedPhase.FAILED:
+                raise OscarHaError(f"{node} was not seeded: {told.get('why')}")
+            return "" if told.get("phase") == SeedPhase.DONE else str(told.get("phase"))
+
+        wait_until(missing, deadline_ms=deadline_ms, what=f"{node} is not built anew", pause_s=SLOW_POLL_S)
+
     # -- below -------------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
@@ -147,6 +184,9 @@ class RemoteLab:
             return self.cluster()
         except Unreachable:
             return {}
+
+    def _report(self, state: Mapping[str, Any], node: str) -> dict[str, Any]:
+        return next((dict(one) for one in state.get("nodes", []) if one.get("node") == node), {})
 
     def _fault(self, act: Callable[[Path, str], object], what: Callable[[str], str]) -> Fault:
         node, epoch = self.primary()
@@ -192,6 +232,14 @@ def torn(report: Mapping[str, Any]) -> str:
     why = str(report.get("why"))
     met_its_row = any(f".{table};" in why for table in NON_TRANSACTIONAL)
     return why if why.startswith("replication: Could not execute") and met_its_row else ""
+
+
+def refused_its_own_tail(said: str) -> str:
+    """Return why a killed primary does not start again, empty when it is for another reason (decision 0010).
+
+    It cannot cut its unacknowledged tail where a row of a table without transactions stands behind it.
+    """
+    return said if any(words in said for words in REFUSES_ITS_TAIL) else ""
 
 
 def wait_until(missing: Callable[[], str], *, deadline_ms: float, what: str, pause_s: float = POLL_S) -> None:

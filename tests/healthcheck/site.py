@@ -33,7 +33,7 @@ OSCAR_HA = str(Path(sys.executable).with_name("oscar-ha"))
 ACKER_HOST = "127.0.0.2"
 PORTS = 16
 POLL_SECONDS = 0.005
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 SEED_MEGABYTES_PER_SECOND = 12
 """An empty server has about 18: long enough to be caught in the middle."""
 TIMING = {

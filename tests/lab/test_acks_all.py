@@ -81,8 +81,11 @@ def test_primary_and_a_data_centre_lost_at_once_lose_nothing(tmp_path: Path) -> 
         ):
             lab.wait_ready(deadline_ms=READY_MS)
             record = tell(lab, traffic)
-            for what in ("site:toronto", "db-clinic"):
+            for what in ("zookeeper-2", "watchdog-toronto", "replicator-toronto", "controller-toronto"):
                 control.start(directory, what)
+            for node in ("db-toronto", "db-clinic"):
+                rejoin = lab.come_back(node, deadline_ms=READY_MS)
+                assert rejoin.rejoined, (node, rejoin)
             wait_until(lambda: "" if ackers(lab) == ("clinic", "toronto") else str(lab.cluster()["durability"]),
                        deadline_ms=FULL_MS, what="the full set")  # fmt: skip
             lab.wait_ready(deadline_ms=READY_MS)

@@ -18,7 +18,7 @@ from chaos import checks
 from chaos.history import all_kept, outage_ms
 from chaos.lab import build, control, remove
 from chaos.lab.layout import Layout, Request
-from chaos.lab_remote import Fault, RemoteLab, torn, wait_until, wait_writing
+from chaos.lab_remote import Fault, RemoteLab, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
@@ -95,14 +95,9 @@ class Whole:
         return str(named), int(durability["serial"])
 
     def follows_again(self, node: str) -> None:
-        """Wait until a node that was killed is a standby again; one whose MyISAM table the kill has torn is built anew."""
-        rejoin = self.lab.wait_rejoin(node, deadline_ms=REJOIN_MS)
-        (report,) = (one for one in self.lab.cluster()["nodes"] if one["node"] == node)
-        if torn(report):
-            again = reinitialize(self, node, "--json")
-            assert again.returncode == 0, (again.stdout, again.stderr)
-        else:
-            assert rejoin.rejoined, rejoin.why
+        """A killed node is a standby again; one that its kill left unable to follow is built anew (decision 0061)."""
+        rejoin = self.lab.come_back(node, deadline_ms=REJOIN_MS)
+        assert rejoin.rejoined, rejoin.why
 
     def goes_on(self) -> None:
         wait_writing(self.traffic, after=clock.now(), deadline_ms=WRITE_MS)
@@ -134,7 +129,6 @@ def test_a_crashed_primary_is_replaced_and_returns_as_a_standby(whole: Whole) ->
     assert record["outcome"] == "done", record
     assert "process is dead" in str(record["proof"])
 
-    whole.lab.start(fault.node)
     whole.follows_again(fault.node)
 
 
@@ -194,7 +188,6 @@ def test_a_killed_standby_catches_up(whole: Whole) -> None:
     standby = next(node.name for node in whole.lab.file.nodes if node.name != primary)
     control.kill(whole.directory, standby)
     whole.goes_on()
-    control.start(whole.directory, standby)
 
     whole.follows_again(standby)
 
@@ -218,7 +211,6 @@ def test_a_leader_killed_together_with_the_primary_is_succeeded(whole: Whole) ->
     fault = whole.lab.crash_primary()
     whole.survived(fault, FROZEN_OUTAGE_MS)
     control.start(whole.directory, leader)
-    whole.lab.start(fault.node)
 
     whole.follows_again(fault.node)
 

@@ -205,6 +205,7 @@ def test_a_seal_outlives_kill_9_right_after_its_answer(house: House) -> None:
     """It was durable before it was answered: the next process knows it before it has read anything else."""
     primary_of(house, "toronto")
     house.replicator("toronto")
+    house.await_health("toronto", lambda report: report.epoch == 1, what="knows the epoch")
     status, _ = house.post("toronto", "/v1/seal", epoch=1, until=None, deadline_ms=5000)
     house.replicators["toronto"].kill()
     house.replicator("toronto")

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from chaos import lab_remote
-from chaos.lab_remote import RemoteLab, torn, wait_until
+from chaos.lab_remote import RemoteLab, refused_its_own_tail, torn, wait_until
 from cluster.errors import BadInput, DeadlinePassed, Refused, Unreachable
 from cluster.http import application, serve
 from tests.servers.process import free_port
@@ -185,6 +185,22 @@ def test_a_wait_ends_at_once_with_an_error_that_will_not_pass() -> None:
 
     with pytest.raises(BadInput):
         wait_until(broken, deadline_ms=LATE_MS, what="nothing")
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        (
+            "[ERROR] Cannot truncate the binary log to file:./binlog.000004 pos:272412 as unsafe statement is found",
+            True,
+        ),
+        ("[ERROR] Can't init tc log", True),
+        ("unknown variable 'nonsense=1'", False),
+    ],
+)
+def test_only_a_server_that_cannot_cut_its_own_tail_is_built_anew(said: str, refused: bool) -> None:
+    """Anything else that keeps a server from starting is a fault, and stays one."""
+    assert bool(refused_its_own_tail(said)) is refused
 
 
 @pytest.mark.parametrize(
