@@ -5,13 +5,17 @@ both have must be the same. One flag in the first event says whether the file wa
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from chaos.history import Finding, Verdict, named
 from replicator.archive import Archive
 from replicator.events import FILE_NAME
 from replicator.framing import MIB
+from replicator.keys import NO_KEYS, Keys
+from replicator.stored import StoredFile
 
 IN_USE_FLAG = slice(21, 23)
 """Where the first event's flags are: the server clears "in use" when it closes the file, and only there."""
@@ -27,14 +31,16 @@ class Key:
     file: str
 
 
-Files = Mapping[Key, Path]
+Bytes: TypeAlias = Path | StoredFile
+"""The primary's bytes: as they are, or in whatever form an archive keeps them."""
+Files = Mapping[Key, Bytes]
 
 
-def files_of(archive: Path) -> Files:
+def files_of(archive: Path, keys: Keys = NO_KEYS) -> Files:
     """Return the files of an archive; nobody may be writing to it any more."""
     return {
-        Key(one.epoch, one.start.server_id, path.name): path
-        for one in Archive.look(archive).epochs.values()
+        Key(one.epoch, one.start.server_id, path.name): StoredFile(path, keys)
+        for one in Archive.look(archive, keys).epochs.values()
         for path in one.directory.iterdir()
         if FILE_NAME.fullmatch(path.name)
     }
@@ -64,16 +70,28 @@ def equal_to_each_other(archives: Mapping[str, Files]) -> Finding:
     return _finding(different, compared, f"{len(sites)} archives agree in {compared} comparisons of a file")
 
 
-def same_beginning(one: Path, other: Path) -> bool:
+def same_beginning(one: Bytes, other: Bytes) -> bool:
     """Return whether what both files have is the same, and is more than a file's first bytes."""
-    length = min(one.stat().st_size, other.stat().st_size)
+    length = min(_size_of(one), _size_of(other))
     if length <= IN_USE_FLAG.stop:
         return False
     return all(left == right for left, right in zip(_pieces(one, length), _pieces(other, length), strict=True))
 
 
-def _pieces(path: Path, length: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+def _size_of(one: Bytes) -> int:
+    return one.stat().st_size if isinstance(one, Path) else one.survey().size
+
+
+def _pieces(one: Bytes, length: int) -> Iterator[bytes]:
+    if isinstance(one, StoredFile):
+        with closing(one.open()) as reader:
+            for offset in range(0, length, PIECE_BYTES):
+                data = bytearray(reader.read(offset, min(PIECE_BYTES, length - offset)))
+                if offset == 0:
+                    data[IN_USE_FLAG] = bytes(2)
+                yield bytes(data)
+        return
+    with one.open("rb") as file:
         first = bytearray(file.read(min(length, PIECE_BYTES)))
         first[IN_USE_FLAG] = bytes(2)
         yield bytes(first)

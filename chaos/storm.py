@@ -18,7 +18,7 @@ from chaos.bench_figures import figure
 from chaos.history import Finding, all_kept, outage_ms
 from chaos.lab import build, control, ledger, process, rebuild, remove
 from chaos.lab.identity import Life
-from chaos.lab.layout import Layout, Option, Request
+from chaos.lab.layout import ARCHIVE_KEYS, Layout, Option, Request
 from chaos.lab.names import SITES, Kind, node_name
 from chaos.lab_remote import RemoteLab, strays, torn, wait_until, wait_writing
 from chaos.run_folder import keep_logs
@@ -29,6 +29,7 @@ from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import OscarHaError, Unreachable
 from cluster.position import Position
+from replicator.keys import NO_KEYS, read_keys
 
 CLINICS = 2
 WRITES_PER_SECOND = 60.0
@@ -103,10 +104,11 @@ class Told:
 class Storm:
     """One lab under one storm. Use as a context manager: leaving it takes the lab down, whatever happened."""
 
-    def __init__(self, folder: Path, say: Say, *, kills: int, seed: int) -> None:
+    def __init__(self, folder: Path, say: Say, *, kills: int, seed: int, encrypt_archive: bool = False) -> None:
         self.told = Told(seed)
         self._folder = folder
-        self._request = Request(directory=folder / "lab", clinics=CLINICS, options=(APPLIERS,))
+        self._request = Request(directory=folder / "lab", clinics=CLINICS, options=(APPLIERS,),
+                                encrypt_archive=encrypt_archive)  # fmt: skip
         self._lab = RemoteLab(folder / "lab")
         self._layout = Layout(folder / "lab")
         self._bursts = plan(kills, seed)
@@ -283,7 +285,8 @@ class Storm:
         told.epochs = self._lab.primary()[1]
         told.verdicts = checks.judge(history, lab, deadline_ms=CHECK_DEADLINE_MS)
         wait_until(self._behind, deadline_ms=CHECK_DEADLINE_MS, what="an archive does not become complete")
-        files = {site: archives.files_of(self._layout.archive(site)) for site in SITES}
+        keys = read_keys(self._layout.secret(ARCHIVE_KEYS)) if self._request.encrypt_archive else NO_KEYS
+        files = {site: archives.files_of(self._layout.archive(site), keys) for site in SITES}
         places = {
             number: rebuild.binlog_folders(self._lab.directory, node_name(site)) for number, site in enumerate(SITES, 1)
         }

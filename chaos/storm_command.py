@@ -26,6 +26,9 @@ PLAIN_WIDTH = 180
 def storm(
     kills: Annotated[int, typer.Option(help=f"How often a process is killed, 1 to {KILLS_MAX}.")] = KILLS,
     seed: Annotated[int, typer.Option(help="The same seed hits the same parts after the same delays.")] = 1,
+    encrypt_archive: Annotated[
+        bool, typer.Option("--encrypt-archive", help="The archives of the lab are encrypted.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
 ) -> None:
     """Kill databases and replicators at random under load, then compare everything with everything.
@@ -39,7 +42,13 @@ def storm(
     folder = FOLDER.absolute()
     with (
         alone(folder, "storm"),
-        Storm(folder, lambda line: console.print(escape(line), soft_wrap=True), kills=kills, seed=seed) as one,
+        Storm(
+            folder,
+            lambda line: console.print(escape(line), soft_wrap=True),
+            kills=kills,
+            seed=seed,
+            encrypt_archive=encrypt_archive,
+        ) as one,
     ):
         told = one.run()
     if json_file is not None:
@@ -48,7 +57,10 @@ def storm(
         json_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     _show(console, told)
     if not told.passed:
-        console.print(f"again: script/storm --kills {kills} --seed {seed}; logs and journal are kept in {FOLDER}")
+        again = " --encrypt-archive" * encrypt_archive
+        console.print(
+            f"again: script/storm --kills {kills} --seed {seed}{again}; logs and journal are kept in {FOLDER}"
+        )
         raise typer.Exit(1)
 
 

@@ -136,7 +136,7 @@ def test_replication_that_was_stopped_is_started_again(site: Site) -> None:
     site.start(standby=True)
     site.make_primary()
     site.make_standby()
-    assert site.watchdog_two.ask("/standby?max_lag=60")[0] == 200
+    eventually(lambda: site.watchdog_two.ask("/standby?max_lag=60")[0] == 200, what="never known to be current")
     site.one.freeze()  # so that it stays stopped for as long as we look
     site.two.run("STOP SLAVE")
     site.watchdog_two.wait_for(replicating=False)

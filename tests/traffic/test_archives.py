@@ -1,13 +1,19 @@
 """What counts as the same archived file, and what is told when it is not."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from chaos.archives import Key, equal_to_binlogs, equal_to_each_other, same_beginning
+from chaos.archives import Key as FileKey
+from chaos.archives import equal_to_binlogs, equal_to_each_other, same_beginning
 from chaos.history import Verdict
+from replicator import stored
+from replicator.framing import MAGIC
+from replicator.keys import Key, Keys
+from replicator.stored import StoredFile
 
-FIRST = Key(1, 1, "binlog.000002")
+FIRST = FileKey(1, 1, "binlog.000002")
 WHOLE = bytes(range(256)) * 40
 
 
@@ -32,6 +38,17 @@ def test_a_file_that_its_server_cut_or_went_on_with_is_the_same(tmp_path: Path) 
 @pytest.mark.parametrize("at", [0, 20, 23, 300, len(WHOLE) - 1])
 def test_one_other_byte_is_another_file(tmp_path: Path, at: int) -> None:
     assert not same_beginning(a_file(tmp_path / "ours"), a_file(tmp_path / "theirs", changed(WHOLE, at)))
+
+
+def test_an_encrypted_file_is_compared_by_what_was_written_into_it(tmp_path: Path) -> None:
+    keys, data = Keys((Key("one", bytes(32)),)), MAGIC + WHOLE
+    ours = StoredFile(tmp_path / "1" / FIRST.file, keys)
+    ours.path.parent.mkdir()
+    with closing(stored.begin(ours)) as appender:
+        appender.append(WHOLE, ())
+
+    assert same_beginning(ours, a_file(tmp_path / "theirs", data + b"more"))
+    assert not same_beginning(ours, a_file(tmp_path / "other", changed(data, 300)))
 
 
 def test_a_file_that_holds_nothing_is_no_proof(tmp_path: Path) -> None:
