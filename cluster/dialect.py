@@ -178,6 +178,10 @@ class Session(Protocol):
         """Wait until `position` is applied; return whether it is."""
         ...
 
+    def applying(self) -> str:
+        """Return what the applier does now and with which table, in the server's words; empty when it waits."""
+        ...
+
     def promote(self) -> Promoted:
         """Forget the source, begin a new binlog file, let commits wait for a replicator. Still read-only."""
         ...

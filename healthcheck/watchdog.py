@@ -542,17 +542,22 @@ class Watchdog:
         if self.orders.lift(wait_ms):
             await self._obey()
 
-        def wait() -> str:
+        def wait() -> tuple[str, str]:
             with self._connect(wait_ms + self.timing.call_deadline_ms) as session:
                 here = session.probe().position
-                if not Position.parse(here).covers(wanted):
-                    session.applied(position, wait_seconds=wait_ms / MS_PER_SECOND)
-                    here = session.probe().position
-                return here
+                if Position.parse(here).covers(wanted) or session.applied(
+                    position, wait_seconds=wait_ms / MS_PER_SECOND
+                ):
+                    return session.probe().position, ""
+                return session.probe().position, session.applying()
 
-        here = await self._drainer.run(wait)
+        here, busy = await self._drainer.run(wait)
         if not Position.parse(here).covers(wanted):
-            raise DeadlinePassed(f"{position} is not applied within {wait_ms} ms, only {here or 'nothing'}")
+            hint = "a table without a primary key takes this long: give it one" if busy else ""
+            now = f"; the applier is in {busy}" if busy else ""
+            raise DeadlinePassed(
+                f"{position} is not applied within {wait_ms} ms, only {here or 'nothing'}{now}", hint=hint
+            )
         return here
 
     # -- standing still for a moment ----------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ class Run:
             await moments.let_go()
         except FencedOut as error:
             undecided.append(f"the cluster has another primary now: {error.message}; run it again")
+        except Unreachable as error:  # a standby that is away is only left out
+            undecided.append(f"the primary was lost before the end: {error.message}; run it again")
         undecided += [f"{name} could not be compared to the end: {why}" for name, why in sorted(moments.lost.items())]
         undecided += _not_found(self.wanted, tables)
         if not moments.standbys:

@@ -63,6 +63,8 @@ class Moments:
         self.position = ""
         self.taken = 0
         self.halted_ms_max = 0.0
+        self.read_ms = 0.0
+        """How long the last piece was read on the primary, without what it takes to have the standbys stand still."""
         self.last_lost = ""
         """Why the last moment that was lost was lost."""
         self._taken_at: Nanos | None = None
@@ -233,7 +235,10 @@ class Moments:
         """Return a piece of a table on every node at one position; the primary's under ''."""
         if not table.transactional:
             return await self._again(lambda: self._standing_digests(table, piece))
-        return await self.ask(lambda server: server.digest(table, piece), inside=True)
+        began = clock.now()
+        found = await self.ask(lambda server: server.digest(table, piece), inside=True)
+        self.read_ms = clock.ms_between(began, clock.now())
+        return found
 
     async def hashes(self, table: Table, piece: Piece) -> dict[str, list[Row]]:
         """Return every row of a piece on every node at one position; the primary's under ''."""
@@ -260,7 +265,9 @@ class Moments:
 
     async def _standing_digests(self, table: Table, piece: Piece) -> dict[str, Digest]:
         async with self.standstill() as halted:
+            began = clock.now()
             ours, file, offset = await asyncio.to_thread(self.outside.digest_now, table, piece)
+            self.read_ms = clock.ms_between(began, clock.now())
             return {"": ours, **await self._standing(halted, file, offset, lambda one: one.digest(table, piece))}
 
     async def _standing_hashes(self, table: Table, piece: Piece) -> dict[str, list[Row]]:

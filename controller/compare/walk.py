@@ -203,7 +203,10 @@ class Walk:
             await self._name(table, piece, differing, walked)
         took_ms = clock.ms_between(started, clock.now())
         if table.key is not None and piece.upto is not None:
-            self._rows = next_rows(self._rows, took_ms, self.wanted.piece_ms, least=ROWS_LEAST, most=ROWS_MOST)
+            # A standstill costs the same for one row as for a thousand: smaller pieces would only make more of them.
+            self._rows = next_rows(
+                self._rows, self.moments.read_ms, self.wanted.piece_ms, least=ROWS_LEAST, most=ROWS_MOST
+            )
         await asyncio.sleep(took_ms / 1000 * (100 - self.wanted.load_percent) / self.wanted.load_percent)
         return ours.rows
 

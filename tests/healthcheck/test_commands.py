@@ -4,9 +4,12 @@ import re
 
 import pytest
 
+from cluster import clock
 from tests.healthcheck.site import Site, eventually
 
 pytestmark = pytest.mark.servers
+SILENT_SOURCE_MS = 20_000.0
+"""By `stream_deadline_ms`, 2 s, with room for a busy machine; 60 s by default."""
 
 
 def code_of(answer: tuple[int, dict[str, dict[str, str]]]) -> tuple[int, str]:
@@ -118,6 +121,25 @@ def test_a_drain_that_does_not_arrive_says_so(site: Site) -> None:
     )
 
 
+def test_a_drain_says_which_table_it_waits_for(site: Site) -> None:
+    """TRAPS.md 21: deleting from a table without a key is quick on the primary, and slow on a standby. The wait is bounded."""
+    site.start(standby=True)
+    site.make_primary()
+    site.make_standby()
+    with site.one.client() as client, client.cursor() as cursor:
+        cursor.execute("CREATE TABLE keyless (a INT, b CHAR(200)) ENGINE=InnoDB")
+        cursor.execute("INSERT INTO keyless SELECT seq, 'x' FROM seq_1_to_20000")
+        cursor.execute("DELETE FROM keyless WHERE a > 18000")
+    position = site.one.value("SELECT @@gtid_binlog_pos")
+    begun = clock.now()
+    status, answer = site.watchdog_two.tell("drain", epoch=1, position=position, deadline_ms=1500)
+
+    assert (status, answer["error"]["code"]) == (504, "deadline_passed")
+    assert "oscar.keyless" in answer["error"]["message"], answer
+    assert "primary key" in answer["error"]["hint"]
+    assert clock.ms_between(begun, clock.now()) < 30_000.0
+
+
 def test_a_stream_that_would_skip_its_own_transactions_is_refused(site: Site) -> None:
     """A receiver drops what carries its own server id, and says nothing, unless both ends speak semi-sync."""
     site.start(standby=True)
@@ -144,6 +166,22 @@ def test_replication_that_was_stopped_is_started_again(site: Site) -> None:
     site.one.thaw()
 
     site.watchdog_two.wait_for(replicating=True, role="standby")
+
+
+def test_a_standby_knows_within_seconds_that_its_source_is_silent(site: Site) -> None:
+    """TRAPS.md 27: by the server's defaults it would be a minute, and as long again before it connects once more."""
+    site.start(standby=True)
+    site.make_primary()
+    site.make_standby()
+    site.one.freeze()
+    begun = clock.now()
+    site.watchdog_two.wait_for(replicating=False)
+    took_ms = clock.ms_between(begun, clock.now())
+    site.one.thaw()
+    site.watchdog_two.wait_for(replicating=True)
+
+    assert took_ms < SILENT_SOURCE_MS
+    assert site.two.value("SELECT @@slave_net_timeout") == 2, "stream_deadline_ms"
 
 
 def test_a_standby_keeps_following_when_its_watchdog_returns(site: Site) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from cluster.errors import BadInput, Diverged, Refused
+from cluster.errors import BadInput, Bug, Diverged, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
 from replicator import lookup
@@ -101,6 +102,24 @@ def test_a_seal_is_kept_and_never_goes_back(archive: Archive) -> None:
     archive.seal(2)
 
     assert (archive.sealed_epoch, reopened(archive).sealed_epoch) == (4, 4)
+
+
+def test_what_does_not_come_where_the_file_ends_is_not_appended(archive: Archive) -> None:
+    """TRAPS.md 15: appended only at exactly the expected size."""
+    log = first_log()
+    writer = EpochWriter(archive.begin(FIRST))
+    with closing(writer):
+        resume = writer.open()
+        reader = a_reader(resume.file, resume.offset, str(resume.position))
+        for event in log.events:
+            give(reader, event)
+        batch = reader.take()
+        writer.write(batch)
+        (chunk,) = batch.chunks
+        with pytest.raises(Bug, match="bytes for"):
+            writer.write(replace(batch, chunks=(replace(chunk, offset=chunk.offset + 1),)))
+
+    assert content(archive, path_of(archive)) == log.data
 
 
 @pytest.mark.parametrize("begun", [0, 4, 200, 270])
