@@ -13,7 +13,7 @@ from cluster import http, log, settings
 from cluster.coordination import Coordination
 from cluster.errors import OscarHaError
 from cluster.settings import Secrets, Settings
-from replicator import api
+from replicator import api, memory
 from replicator.archive import Archive
 from replicator.door import Account
 from replicator.keys import keys_of
@@ -45,6 +45,7 @@ def run(
     cluster.replicator(site)
     secrets = settings.read_secrets(cluster)
     log.set_up(f"replicator-{site}")
+    memory.hold_little()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     archive = Archive.open(cluster.replicator(site).archive, keys_of(cluster), cluster.archive.reserve_bytes)
     try:
