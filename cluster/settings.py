@@ -151,6 +151,13 @@ class ArchiveRules:
     """So fast closed files are read again, to find what the disk has lost."""
     scrub_every_hours: Annotated[float, Field(gt=0, le=8_784)] = 168.0
     """So long after the end of a round through all of them the next one begins."""
+    compress: bool = True
+    """Whether closed files are compressed, once they are `compress_after_minutes` old."""
+    compress_after_minutes: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+    keep_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """A file whose newest commit is older may go, once nobody needs it any more."""
+    max_bytes: Annotated[int, Field(ge=2**20, le=2**60)] | None = None
+    """All files together, on disk; the oldest go when there is more, once nobody needs them any more."""
 
 
 @checked(config=_STRICT, kw_only=True)

@@ -1,4 +1,4 @@
-"""The replicator's HTTP: health, metrics and places to read, `seal`, `level` and `words` with the cluster's token."""
+"""The replicator's HTTP: health, metrics and places to read, `seal`, `level`, `prune` and `words` with the cluster's token."""
 
 import asyncio
 from contextlib import suppress
@@ -65,6 +65,7 @@ def application(service: Service, token: str) -> web.Application:
             web.post("/v1/seal", seal),
             web.post("/v1/level", level),
             web.post(words.PATH, _teller(service)),
+            *_retention(service),
         ]
     )
     return app
@@ -81,6 +82,16 @@ def _finder(service: Service, token: str) -> http.Handler:
         return web.json_response({**asdict(found), "gtid": str(found.gtid), "position": str(found.position)})
 
     return before
+
+
+def _retention(service: Service) -> tuple[web.RouteDef, ...]:
+    async def look(_: web.Request) -> web.Response:
+        return web.json_response((await service.retainer.look()).as_record())
+
+    async def prune(_: web.Request) -> web.Response:
+        return web.json_response((await service.retainer.prune()).as_record())
+
+    return web.get("/v1/retention", look), web.post("/v1/prune", prune)
 
 
 def _teller(service: Service) -> http.Handler:

@@ -9,6 +9,8 @@
     orphans/                     tails that no later primary had; never served
     damaged/                     files that were not what had been written, as they were found; never served
     mending/                     what is fetched anew, until it is proved to be what had been written
+    holds/                       what somebody has asked to keep (replicator/holds.py)
+    removed/                     epochs of which nothing is kept any more, on their way out
 
 File names restart on every server: the key is epoch, server and file together (TRAPS.md 17).
 """
@@ -45,7 +47,7 @@ ROOM_LOOK_BYTES, ROOM_LOOK_MS = MIB, 50.0
 """The room is looked at again after so many bytes, or so much later: not for every commit."""
 RESERVE_MARGIN_BYTES = 8 * MIB
 """So much more must be free before receiving goes on: a batch fits, and a disk at the brink does not flutter."""
-SEAL_FILE, LOCK_FILE, MENDING = "seal.json", "lock", "mending"
+SEAL_FILE, LOCK_FILE, MENDING, REMOVED = "seal.json", "lock", "mending", "removed"
 MISSING_MAX = 1_000
 """So many files between two others are listed as missing at most."""
 log = structlog.get_logger()
@@ -62,6 +64,16 @@ class Resume:
 
 class DiskFull(Refused):
     """There is no room: nothing is received or acknowledged until there is. It is looked for again all the time."""
+
+
+class Gone(Refused):
+    """What a reader needs next was here, and was removed because nobody was known to need it."""
+
+
+def gone(segment: Segment) -> Gone:
+    """Return the error for a reader of a segment that was removed."""
+    return Gone(f"what comes behind {segment.position} of {segment.file} is not in this archive any more",
+                hint="it was older than the archive keeps: `oscar-ha reinitialize NODE` builds a standby anew")  # fmt: skip
 
 
 class EpochArchive:
@@ -116,23 +128,29 @@ class EpochArchive:
 
     def segment(self, file: str) -> Segment | None:
         """Return the segment of a file, None when there is none."""
-        return next((segment for segment in self.segments if segment.file == file), None)
+        return next((segment for segment in list(self.segments) if segment.file == file), None)
 
     def follower(self, segment: Segment) -> Segment | None:
-        """Return the segment after `segment` in this epoch, None when it is the last, or gone.
+        """Return the segment after `segment` in this epoch, None when it is the last, or was cut off.
 
-        Raises Damaged when a file between the two is missing: who went on would lose what was in it.
+        Raises Gone when `segment` was removed, and what came behind it too; Damaged when a file between the two is
+        missing: who went on would lose what was in it.
         """
-        later = iter(self.segments)
-        for one in later:
+        here = iter(list(self.segments))  # files are removed from its front by another thread
+        for one in here:
             if one is segment:
-                found = next(later, None)
+                found = next(here, None)
                 if found is not None and not is_next(segment.file, found.file):
                     raise Damaged(
                         segment.identity, segment.boundary, f"{found.file} follows, files between are missing"
                     )
                 return found
-        return None
+        if not segment.removed:
+            return None
+        later = next((one for one in list(self.segments) if file_number(one.file) > file_number(segment.file)), None)
+        if later is None or later.start != segment.position:
+            raise gone(segment)
+        return later
 
     def require_after(self, before: "EpochArchive") -> None:
         """Raise Damaged unless the first file here goes on where the epoch `before` ended."""
@@ -142,7 +160,7 @@ class EpochArchive:
 
     def files(self) -> list[StoredFile]:
         """Return the files on disk in order, whether they are loaded or not."""
-        return files_in(self.directory, self.keys)
+        return files_in(self.directory, self.keys) if self.directory.is_dir() else []  # it may have been removed
 
     def load(self) -> None:
         """Find the segments on disk; cut the torn tail of the last one (TRAPS.md 15). Raises BadInput for a wrong key."""
@@ -204,7 +222,7 @@ class Archive:
         self.keys, self.reserve_bytes = keys, reserve_bytes
         self._lock = lock
         self.sealed_epoch = 0
-        self._sealing = threading.Lock()
+        self._sealing, self._changing = threading.Lock(), threading.Lock()
         self.epochs: dict[int, EpochArchive] = {}
 
     @classmethod
@@ -213,7 +231,7 @@ class Archive:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (directory / LOCK_FILE).open("ab")
-            for name in ("epochs", "orphans", "damaged", MENDING):
+            for name in ("epochs", "orphans", "damaged", MENDING, REMOVED):
                 durable.make_directory(directory / name)
         except OSError as error:
             raise BadInput(f"archive {directory}: {error.strerror}", hint="give a folder we may write to") from error
@@ -247,8 +265,9 @@ class Archive:
             self._lock.close()
 
     def load(self) -> None:
-        """Read what is on disk."""
-        durable.empty(self.directory / MENDING)
+        """Read what is on disk; what was on its way out goes."""
+        for name in (MENDING, REMOVED):
+            durable.empty(self.directory / name)
         self.sealed_epoch = _read_seal(self.directory)
         for one in self.find():
             self._keep_start(one)
@@ -332,8 +351,14 @@ class Archive:
         made = self._epoch(directory, start)
         made.save()
         made.load()  # files that are there already: `epoch.json` was lost, they were not
-        self.epochs = dict(sorted({**self.epochs, entry.epoch: made}.items()))
+        with self._changing:
+            self.epochs = dict(sorted({**self.epochs, entry.epoch: made}.items()))
         return made
+
+    def forget(self, one: EpochArchive) -> None:
+        """Know nothing of an epoch any more: nobody finds it from now on."""
+        with self._changing:
+            self.epochs = {number: other for number, other in self.epochs.items() if other is not one}
 
     def end(self, epoch: int, position: Position) -> None:
         """Record where an epoch ended, and set aside what stands behind it. Nobody may be writing to it."""

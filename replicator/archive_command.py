@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from cluster.errors import BadInput
-from replicator import find_command, listing, stored, verifying
+from replicator import find_command, listing, retaining, retention_command, stored, verifying
 from replicator.archive import Archive
 from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
 from replicator.keys import add_key
@@ -25,15 +25,21 @@ from replicator.stored import StoredFile
 HELP = """Look into an archive: the binlog of every primary there was, to the last acknowledged transaction.
 
 Say which archive: [bold]--archive DIR[/], and [bold]--key-file FILE[/] when it is encrypted; or [bold]--settings FILE --site SITE[/], which
-finds both. Everything but [bold]new-key[/] only reads, also while the replicator runs.
+finds both. All of them may be used while the replicator runs, and most only read.
 
 [bold]archive ls[/]                              epochs and files
 [bold]archive cat FILE | mariadb-binlog -[/]     what stands in one of them
 [bold]archive info[/]                            how much there is, from when to when
 [bold]archive verify[/]                          whether every byte is what the primary wrote, and nothing is missing between
+[bold]archive prune --dry-run[/]                 what is too old or too much, and who still needs it
+[bold]archive hold NAME --from GTID[/]           keep everything from a place on, for a backup; then [bold]holds[/], [bold]release[/]
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 app.command("find")(find_command.find)
+app.command("prune")(retention_command.prune)
+app.command("hold")(retention_command.hold)
+app.command("holds")(retention_command.list_holds)
+app.command("release")(retention_command.release)
 
 
 @app.command("ls")
@@ -60,6 +66,9 @@ def list_files(
     console.print(_table(f"{directory}, sealed up to epoch {found.sealed_epoch}", files, orphans, damaged))
     for why in sorted({one.why for one in files if one.why is not None}):
         console.print(f"[yellow]not all is known:[/] {escape(why)}", soft_wrap=True)
+    state = retaining.load(directory)
+    if state is not None and state.held_back:
+        console.print(f"[bold red]held back[/] (as of {state.at}): {escape(state.held_back)}", soft_wrap=True)
 
 
 def _table(
@@ -145,7 +154,7 @@ def check(
     """
     directory, keys = place(archive, settings_file, site, key_file)
     found = Archive.look(directory, keys)
-    total = sum(file.path.stat().st_size for one in found.epochs.values() for file in one.files())
+    total = sum(verifying.size_on_disk(file) for one in found.epochs.values() for file in one.files())
     columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=total)

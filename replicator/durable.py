@@ -70,6 +70,13 @@ def remove(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a file or a folder into another folder of the same file system, durably."""
+    source.rename(target)
+    sync_directory(target.parent)
+    sync_directory(source.parent)
+
+
 def empty(directory: Path) -> None:
     """Remove everything in a folder, if there is one. Safe to repeat."""
     for path in directory.glob("*"):

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster import clock, settings
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Refused
 from cluster.mariadb import MariaDb
 from cluster.position import Gtid
 from replicator import indexes, segments
@@ -144,7 +144,10 @@ def _definitions(settings_file: Path | None, node: str | None, table: str | None
 def _parts(archive: Archive, wanted: Wanted) -> tuple[list[_Part], int]:
     """Return what of the archive is to be read, oldest first, and the size of all of it."""
     files = [(one, file) for one in archive.epochs.values() for file in one.files()]
-    parts = [_part(one, file) for one, file in files]
+    parts = list[_Part]()
+    for one, file in files:
+        with suppress(FileNotFoundError):  # it was removed meanwhile
+            parts.append(_part(one, file))
     worth = worth_reading([part.facts for part in parts], wanted)
     whole = sum(part.size for part in parts)
     chosen = [part for part, wanted_here in zip(parts, worth, strict=True) if wanted_here]
@@ -174,8 +177,13 @@ def _searched(search: Search, parts: Iterable[_Part], bar: "_Bar") -> Iterator[T
         begin, position = beginning(part.facts, search.wanted)
         bar.at(part.facts.name, begin)
         events = segments.events_of(part.file, begin=begin, until=part.size)
-        with closing(search.file(part.facts, position, bar.watched(events))) as found:
-            yield from found
+        try:
+            with closing(search.file(part.facts, position, bar.watched(events))) as found:
+                yield from found
+        except FileNotFoundError:
+            raise Refused(
+                f"{part.facts.name} was removed while we searched", hint="search again: it was too old"
+            ) from None
         bar.file_ended(part.size)
 
 

@@ -38,6 +38,15 @@ class Index:
     """Commit times of the first and of the latest group; None when there is none."""
     sums: str
     """CRC32 of every 256 KiB, as hex."""
+    stored_size: int | None = None
+    """Bytes on disk; None in an index that an older version wrote."""
+    packed_size: int | None = None
+    """Bytes on disk of its packed form, which may have taken its place; 0: that was not worth it; None: not tried."""
+
+
+def path_of(file: StoredFile) -> Path:
+    """Return where the index of a file is."""
+    return file.path.with_name(f"{file.path.name}.index")
 
 
 def save(file: StoredFile, index: Index, marks: Sequence[Mark]) -> None:
@@ -48,7 +57,7 @@ def save(file: StoredFile, index: Index, marks: Sequence[Mark]) -> None:
     name = None if newest is None else newest.name
     fingerprint = "" if newest is None else newest.fingerprint.hex()
     proof = {"key": name, "fingerprint": fingerprint, "proof": _proof(text, file, name, fingerprint)}
-    durable.replace_file(_path(file), f"{text}\n{json.dumps(proof)}\n".encode(), mode=0o600)
+    durable.replace_file(path_of(file), f"{text}\n{json.dumps(proof)}\n".encode(), mode=0o600)
 
 
 def head(file: StoredFile) -> Index | None:
@@ -67,13 +76,13 @@ def marks(file: StoredFile) -> list[Mark] | None:
 
 def present(file: StoredFile) -> bool:
     """Return whether a file has an index, whatever is in it."""
-    return _path(file).exists()
+    return path_of(file).exists()
 
 
 def remove(file: StoredFile) -> None:
     """Forget the index of a file, durably: the file is about to change."""
-    if _path(file).exists():
-        durable.remove(_path(file))
+    if path_of(file).exists():
+        durable.remove(path_of(file))
 
 
 def sums_of(index: Index) -> "array[int]":
@@ -94,12 +103,8 @@ def mark_before(known: Sequence[Mark], time: int) -> Mark | None:
     return known[number - 1] if number else None
 
 
-def _path(file: StoredFile) -> Path:
-    return file.path.with_name(f"{file.path.name}.index")
-
-
 def _read(file: StoredFile) -> tuple[Index, str] | None:
-    path = _path(file)
+    path = path_of(file)
     try:
         if path.stat().st_size > INDEX_FILE_BYTES_MAX:
             return None
@@ -119,5 +124,5 @@ def _proof(text: str, file: StoredFile, key: str | None, fingerprint: str) -> st
     named = f"{file.identity}\n{text}".encode()
     if key is None:
         return hashlib.sha256(named).hexdigest()
-    secret = file.keys.named(key, bytes.fromhex(fingerprint), where=str(_path(file)))
+    secret = file.keys.named(key, bytes.fromhex(fingerprint), where=str(path_of(file)))
     return hmac.digest(secret.derived(b"", b"index"), named, "sha256").hex()

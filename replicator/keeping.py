@@ -69,7 +69,7 @@ def write_index(segment: Segment, stopped: Callable[[], bool] = lambda: False) -
     digest, sums = summed
     plain = not segment.stored.framed
     with segment.lock:
-        if (segment.generation, segment.boundary, segment.closed) != (generation, size, True):
+        if segment.removed or (segment.generation, segment.boundary, segment.closed) != (generation, size, True):
             return False
         segment.first_time, segment.time, segment.next_file = known.first_time, known.time, known.next_file
         segment.position = known.position
@@ -84,6 +84,7 @@ def _index_of(segment: Segment, digest: str, sums: Sums) -> Index:
         version=indexes.VERSION, size=segment.boundary, sha256=digest, start=str(segment.start),
         position=str(segment.position), next_file=segment.next_file, first_time=segment.first_time or None,
         last_time=segment.time or None, sums=indexes.sums_text(sums.whole),
+        stored_size=segment.path.stat().st_size,
     )  # fmt: skip
 
 

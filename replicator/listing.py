@@ -1,11 +1,12 @@
 """What is in an archive, as facts for people and scripts. Reads only; the replicator may be running."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import BadInput, MalformedStream
 from cluster.position import Position
-from replicator import segments
+from replicator import holds, retaining, segments
 from replicator.archive import Archive, EpochArchive
 from replicator.stored import Form, StoredFile
 
@@ -55,6 +56,7 @@ class ArchiveFacts:
     """Files of which something is not known."""
     indexed: int
     encrypted: int
+    compressed: int
     bytes: int
     """Of the primaries' files."""
     stored_bytes: int
@@ -68,6 +70,10 @@ class ArchiveFacts:
     orphans: int
     damaged: int
     free_bytes: int
+    holds: int
+    held_back: str | None
+    """What a limit wants and does not get, as of the replicator's latest round."""
+    over_bytes: int | None
 
 
 def facts_of(one: EpochArchive, file: StoredFile) -> FileFacts:
@@ -101,25 +107,35 @@ def _text(position: Position | None) -> str | None:
 
 def files_of(archive: Archive) -> list[FileFacts]:
     """Return the facts of all files, oldest first."""
-    return [facts_of(one, file) for one in archive.epochs.values() for file in one.files()]
+    found = list[FileFacts]()
+    for one in archive.epochs.values():
+        for file in one.files():
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                found.append(facts_of(one, file))
+    return found
 
 
 def info_of(archive: Archive) -> ArchiveFacts:
     """Return the facts of a whole archive."""
     files = files_of(archive)
+    state, held = retaining.load(archive.directory), holds.read(archive.directory)
     known = [one for one in files if one.why is None]
     epochs = list(archive.epochs.values())
     ends = known[-1].ends or known[-1].ended if known else None
     return ArchiveFacts(
         sealed_epoch=archive.sealed_epoch, epochs=len(epochs), files=len(files),
         not_known=len(files) - len(known), indexed=sum(one.indexed for one in files),
-        encrypted=sum(bool(one.keys) for one in files), bytes=sum(one.bytes or 0 for one in files),
+        encrypted=sum(bool(one.keys) for one in files), compressed=sum("compressed" in one.form for one in files),
+        bytes=sum(one.bytes or 0 for one in files),
         stored_bytes=sum(one.stored_bytes for one in files),
         begins_after=known[0].position if known else None, ends=ends,
         first_time=min((one.first_time for one in known if one.first_time is not None), default=None),
         last_time=max((one.last_time for one in known if one.last_time is not None), default=None),
         orphans=len(aside(archive.directory, "orphans")), damaged=len(aside(archive.directory, "damaged")),
         free_bytes=archive.free_bytes,
+        holds=len(held.standing) + len(held.unreadable),
+        held_back=None if state is None else state.held_back or None,
+        over_bytes=None if state is None else state.over_bytes,
     )  # fmt: skip
 
 

@@ -32,14 +32,15 @@ class Place:
 
 def locate(archive: Archive, wanted: Position) -> Place:
     """Return where a replica that has `wanted` goes on. Raises NotYet, Refused (too old) or Diverged."""
-    chain = [(one, segment) for one in archive.epochs.values() for segment in one.segments
+    chain = [(one, segment) for one in archive.epochs.values() for segment in list(one.segments)
              if segment.boundary > FIRST_OFFSET]  # fmt: skip
     if not chain:
         raise NotYet("the archive is empty")
     oldest = chain[0][1].start
     if not wanted.covers(oldest):
-        raise Refused(f"the archive begins after {oldest}, the replica has {wanted or 'nothing'}",
-                      hint="clone it anew, or fill the archive from another replicator")  # fmt: skip
+        raise Refused(f"the archive begins after {oldest}, the replica has {wanted or 'nothing'}: what it needs next was"
+                      " removed, or was never here",
+                      hint="build it anew: `oscar-ha reinitialize NODE`, or let it follow another replicator")  # fmt: skip
     _require_same(oldest, wanted)
     one, segment = next(pair for pair in reversed(chain) if wanted.covers(pair[1].start))
     offset, position = _within(segment, wanted)
@@ -55,7 +56,7 @@ def place_of(archive: Archive, file: str, offset: int) -> Place:
 
     Without a name it is the beginning of the archive. Raises Refused.
     """
-    named = [(one, segment) for one in archive.epochs.values() for segment in one.segments
+    named = [(one, segment) for one in archive.epochs.values() for segment in list(one.segments)
              if segment.boundary > FIRST_OFFSET and file in ("", segment.file)]  # fmt: skip
     if not named:
         raise Refused(f"{file or 'anything'} is not in this archive", hint="oscar-ha archive ls shows what is")

@@ -1,9 +1,12 @@
 """What Prometheus reads: base units, prefix `oscar_ha_replicator_`, counters end with `_total`."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from cluster.position import Position
+from replicator.pruning import Sizes
 from replicator.remedy import Remedy
 from replicator.rows import Change
 
@@ -26,6 +29,7 @@ class Metrics:
         self.standbys = self._gauge("standbys_attached", "replicas that read from this archive")
         self.orphans = self._gauge("orphans", "tails set aside because no later primary had them")
         self._of_the_archive()
+        self._archive_gauges()
         self.events = self._counter("events", "events archived")
         self.received_bytes = self._counter("bytes", "bytes received from the primary and other replicators")
         self.sent_bytes = self._counter("sent_bytes", "bytes sent to standbys and other replicators")
@@ -40,7 +44,6 @@ class Metrics:
                                   ["site", "table", "kind"], registry=self.registry)  # fmt: skip
         self._labelled: set[str] = set()
         self._standing: set[tuple[str, str]] = set()
-
         self._ends = Counter("oscar_ha_replicator_streams_ended", "streams that ended, by what that calls for",
                              ["site", "remedy"], registry=self.registry)  # fmt: skip
         self._remedy = Gauge("oscar_ha_replicator_stream_remedy", "1 for what the pulling waits for, while it does",
@@ -66,6 +69,50 @@ class Metrics:
             "scrub_finished_timestamp_seconds", "when all closed files had been read again, Unix time; 0: never yet"
         )
         self.gaps = self._gauge("gaps", "ended epochs that are not complete here")
+
+    def _archive_gauges(self) -> None:
+        self._files = self._gauge("archive_files", "files in the archive")
+        self._stored_bytes = Gauge("oscar_ha_replicator_archive_stored_bytes", "what the archive's files take on disk",
+                                   ["site", "form"], registry=self.registry)  # fmt: skip
+        self.packed_bytes = self._counter("packed_bytes", "of the primaries' files that were compressed here")
+        self._raw_bytes = self._gauge("archive_raw_bytes", "what the archive's files were on their primaries")
+        self._oldest_time = self._gauge(
+            "archive_oldest_timestamp_seconds", "first commit in the archive, Unix time; 0 while it is not known"
+        )
+        self._oldest_sequence = Gauge("oscar_ha_replicator_archive_oldest_sequence", "the archive begins behind this GTID",
+                                      ["site", "domain"], registry=self.registry)  # fmt: skip
+        self._floor_behind = Gauge("oscar_ha_replicator_archive_floor_transactions",
+                                   "transactions the archive has beyond what this member or hold needs kept; NaN: not known",
+                                   ["site", "who"], registry=self.registry)  # fmt: skip
+        self._floor_keeps = Gauge("oscar_ha_replicator_archive_floor_keeps", "1 while this keeps files beyond a limit",
+                                  ["site", "who"], registry=self.registry)  # fmt: skip
+        self._over_bytes = self._gauge("archive_over_bytes", "more than archive.max_bytes allows, because it is needed")
+        self._expired_holds = self._gauge("archive_expired_holds", "holds whose time is over; they keep nothing")
+
+    def retention(
+        self, sizes: Sizes, floors: Sequence[tuple[str, Position | None, bool]], at: Position | None, *,
+        over_bytes: int, expired: int,
+    ) -> None:  # fmt: skip
+        """Take what a round of retention showed: who needs what, and whether that keeps anything beyond a limit."""
+        self._files.set(sizes.files)
+        for form, stored_bytes in sizes.stored_bytes.items():
+            self._stored_bytes.labels(self._site, form).set(stored_bytes)
+        self._raw_bytes.set(sizes.raw_bytes)
+        self._over_bytes.set(over_bytes)
+        self._expired_holds.set(expired)
+        self._floor_behind.clear()
+        self._floor_keeps.clear()
+        for who, position, keeps in floors:
+            behind = math.nan if position is None or at is None else position.distance(at)
+            self._floor_behind.labels(self._site, who).set(behind)
+            self._floor_keeps.labels(self._site, who).set(keeps)
+
+    def oldest(self, position: Position | None, time: int) -> None:
+        """Say where the archive begins, and when that was."""
+        self._oldest_time.set(time)
+        self._oldest_sequence.clear()
+        for gtid in () if position is None else position.last.values():
+            self._oldest_sequence.labels(self._site, str(gtid.domain)).set(gtid.sequence)
 
     def stream_ended(self, remedy: Remedy) -> None:
         """Count the end of a stream, and say what is waited for."""

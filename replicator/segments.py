@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from cluster.errors import MalformedStream
+from cluster.errors import MalformedStream, Refused
 from cluster.position import Position
 from replicator import indexes
 from replicator.events import (
@@ -61,6 +61,8 @@ class Segment:
     """When the latest group was committed."""
     indexed: bool = False
     """The index on disk is of this very content."""
+    removed: bool = False
+    """It is, or is about to be, no longer on disk. Who has it open reads on."""
     generation: int = 0
     """Grows when bytes were cut or the file was replaced by another: who has it open opens it anew."""
     sums: Sums | None = None
@@ -120,8 +122,13 @@ def found_damaged(segment: Segment, generation: int, why: str) -> bool:
 
 @contextmanager
 def replacing(segment: Segment) -> Iterator[None]:
-    """Change what a segment's file holds on disk: nobody opens it meanwhile, and who has it open opens it anew."""
+    """Change what a segment's file holds on disk: nobody opens it meanwhile, and who has it open opens it anew.
+
+    Raises Refused when it was removed: nothing may take its place.
+    """
     with segment.lock:
+        if segment.removed:
+            raise Refused(f"{segment.identity} was removed")
         known = segment.known
         segment.forget()
         segment.known = known
@@ -323,8 +330,11 @@ def _judged(file: StoredFile, fallback: Position) -> Segment:
 
 def indexed(file: StoredFile) -> Segment | None:
     """Return a closed file as a segment without reading it, None when it has no index that holds."""
-    segment = described(file)
-    if segment is None or (segment.sums is not None and file.path.stat().st_size != segment.size):
+    index, segment = indexes.head(file), described(file)
+    if index is None or segment is None:
+        return None
+    sizes = (index.size,) if segment.sums is not None else (index.stored_size, index.packed_size)
+    if file.path.stat().st_size not in sizes:
         return None
     segment.indexed = True
     return segment

@@ -1,7 +1,8 @@
 """One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
 
-Seven loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
-(what is missing), listen (to the other ackers), keep (the closed files), mend (what is damaged). The pulling thread is the only one that acknowledges; what it may do is
+Eight loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
+(what is missing), listen (to the other ackers), keep (the closed files), mend (what is damaged), retain (no more than is
+wanted). The pulling thread is the only one that acknowledges; what it may do is
 handed to it as a `Standing`.
 """
 
@@ -28,9 +29,11 @@ from replicator.keeping import Keeper
 from replicator.mending import REPORTED_MAX, Mender, Source
 from replicator.metrics import Metrics
 from replicator.pace import Pace
+from replicator.packing import Packer
 from replicator.permission import Standing
 from replicator.pull import Puller
 from replicator.remedy import SameServerId
+from replicator.retaining import RETAIN_EVERY_MS, Retainer
 from replicator.scrubbing import Scrubber
 from replicator.source import Target, mending_server_id
 from replicator.streaming import News
@@ -79,6 +82,10 @@ class Service:
         self.mender = Mender(archive, settings, metrics, self._stopping, self._sources, self._locks.__getitem__,
                              self._mended)  # fmt: skip
         self._scrubber = Scrubber(archive, settings.archive, metrics, self._found_damage)
+        self._packer = Packer(archive, settings.archive, metrics)
+        self.retainer = Retainer(
+            settings, site, archive, coordination, metrics, self._lineage, lambda: frozenset(self._lost)
+        )
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -91,6 +98,7 @@ class Service:
         for identity in self._scrubber.state.damaged:
             self.mender.suspect(identity)
         self._scrubber.start()
+        self._packer.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_loop())
@@ -100,11 +108,13 @@ class Service:
                 group.create_task(self._listener.run())
                 group.create_task(self._keep_loop())
                 group.create_task(self.mender.run())
+                group.create_task(self._retain_loop())
         finally:
             self._stopping.set()
             await self._stop_pulling()
             await asyncio.to_thread(self._changes.stop)
             await asyncio.to_thread(self._scrubber.stop)
+            await asyncio.to_thread(self._packer.stop)
 
     def _on_connection(self, connected: bool) -> None:
         if connected:
@@ -175,13 +185,20 @@ class Service:
             connected=connected, acknowledging=puller is not None and puller.acknowledging,
             received=position, durable=position, acknowledged=acknowledged, orphans=orphans,
             server_version=None if puller is None else puller.server_version,
-            why=why + "".join(f"; the end of epoch {one.epoch} is missing" for one in gaps)
-            + ("" if behind is None else f"; the archive was at {behind} once: an old copy, or its end was lost"),
+            why="; ".join((why, *self._troubles(gaps, behind))),
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
             serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
             waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
             damaged=damaged[:REPORTED_MAX], damaged_files=len(damaged),
         )  # fmt: skip
+
+    def _troubles(self, gaps: list[EpochArchive], behind: Position | None) -> list[str]:
+        """Return what is wrong with the archive, one sentence each."""
+        found = [f"the end of epoch {one.epoch} is missing" for one in gaps]
+        if behind is not None:
+            found.append(f"the archive was at {behind} once: an old copy, or its end was lost")
+        held_back = self.retainer.held_back
+        return found + ([f"archive: {held_back}"] if held_back else [])
 
     def gaps(self) -> list[EpochArchive]:
         """Return the ended epochs whose end is not here."""
@@ -467,6 +484,15 @@ class Service:
                 if made := await asyncio.to_thread(self._keeper.tick):
                     log.info("archive.indexed", files=made)
             await asyncio.sleep(KEEP_EVERY_MS / 1000)
+
+    async def _retain_loop(self) -> None:
+        while True:
+            await asyncio.sleep(RETAIN_EVERY_MS / 1000)
+            with suppress(OSError, Unreachable, DeadlinePassed):  # nothing is removed; the next round comes
+                await self.retainer.prune()
+
+    def _lineage(self) -> tuple[LineageEntry, ...]:
+        return () if self._record is None else self._record.lineage
 
     @property
     def _stuck(self) -> bool:

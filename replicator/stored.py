@@ -2,7 +2,7 @@
 
     plain       the primary's bytes; `mariadb-binlog` reads the file itself
     framed      frames as they were appended, encrypted (decision 0020)
-    packed      compressed frames, encrypted when there is a key, and an index of them; read here, not written by anything yet
+    packed      compressed frames, encrypted when there is a key, and an index of them (replicator/packing.py)
 
 The first bytes of a file say which it is. A file changes its form by a rename: who has the old one open goes on.
 """
@@ -39,6 +39,15 @@ class Form(StrEnum):
     PLAIN = "plain"
     FRAMED = "framed"
     PACKED = "packed"
+
+
+def form_of(path: Path) -> Form:
+    """Return how a file lies on disk, from its ends. Raises OSError."""
+    with path.open("rb") as file:
+        if not frames.is_framed(file.read(len(RUN_MAGIC))):
+            return Form.PLAIN
+        file.seek(max(0, os.fstat(file.fileno()).st_size - frames.TRAILER_BYTES))
+        return Form.FRAMED if frames.trailer_of(file.read(frames.TRAILER_BYTES)) is None else Form.PACKED
 
 
 class Reader(Protocol):
@@ -378,7 +387,9 @@ def _survey(reader: "FramedReader") -> Survey:
             edges.append(size)
     except Damaged as error:
         damage = error.message  # what is before counts
-    return Survey(reader.form, size, end, found, edges, reader.runs, frozenset(reader.key_ids), damage)
+    # A packed file is rewritten when it is cut, so any place will do.
+    cut_at = edges if reader.form is Form.FRAMED else None
+    return Survey(reader.form, size, end, found, cut_at, reader.runs, frozenset(reader.key_ids), damage)
 
 
 class Appender(Protocol):

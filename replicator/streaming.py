@@ -9,7 +9,7 @@ from contextlib import closing
 
 from cluster.errors import Diverged, MalformedStream, Refused
 from replicator import events, lookup, segments, wire
-from replicator.archive import Archive, EpochArchive
+from replicator.archive import Archive, EpochArchive, gone
 from replicator.events import FIRST_OFFSET
 from replicator.frames import Damaged
 from replicator.framing import HEADER, HEADER_BYTES, KIB, EventHeader, checked_event, whole_events
@@ -130,7 +130,7 @@ class Stream:
         while True:
             # First which bytes, then whether it is closed, then how far it goes: another order could miss a change.
             generation = segment.generation
-            with closing(segment.open()) as reader:
+            with closing(_opened(segment)) as reader:
                 while segment.generation == generation:
                     news = self._news.next
                     closed = segment.closed
@@ -188,6 +188,8 @@ class Stream:
             follower = one.follower(segment)
             if follower is None and one.complete:
                 later = next((other for number, other in self._archive.epochs.items() if number > one.epoch), None)
+                if later is not None and one is not self._archive.epochs.get(one.epoch) and later.begin != one.end:
+                    raise gone(segment)
                 if later is not None and later.complete and not later.segments:
                     # An epoch in which nothing was written, not even its first file.
                     one, segment, offset = later, Segment(later.directory / later.start.file, later.begin), FIRST_OFFSET
@@ -207,6 +209,13 @@ def require_whole(segment: Segment, offset: int) -> None:
     """Raise Damaged at the end of what is left of a damaged file: nobody is led past what is missing behind it."""
     if segment.damage is not None:
         raise Damaged(segment.identity, offset, segment.damage)
+
+
+def _opened(segment: Segment) -> Reader:
+    try:
+        return segment.open()
+    except FileNotFoundError:
+        raise gone(segment) from None
 
 
 def require_checksums(data: memoryview, segment: Segment, offset: int) -> None:

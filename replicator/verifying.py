@@ -78,10 +78,17 @@ def verify(archive: Archive, told: Told = lambda _: None) -> Verdict:
     for one in archive.epochs.values():
         files = one.files()
         newest = one.end is None
-        own = [prove(file, grows=newest and file is files[-1], told=told) for file in files]
+        own = list[FileProof]()
+        for file in files:
+            try:
+                own.append(prove(file, grows=newest and file is files[-1], told=told))
+            except FileNotFoundError:
+                # Retention removes from the front while we read: what was there was proved, and is no part of it now.
+                own.clear()
         for proof in own:
             findings += proof.findings
-        findings += between_files(one, own)
+        if own or one.directory.is_dir():
+            findings += between_files(one, own)
         proofs += own
     findings += [*between_epochs(list(archive.epochs.values())), *nameless(archive)]
     return Verdict(files=len(proofs), bytes=sum(one.bytes for one in proofs),
@@ -114,6 +121,14 @@ def prove(file: StoredFile, *, grows: bool, told: Told = lambda _: None) -> File
                                 mend=f"remove {file.name}.index: the replicator makes it anew when it starts"))  # fmt: skip
     return FileProof(file=file, start=start, position=position, next_file=next_file, bytes=size,
                      indexed=index is not None, findings=tuple(findings))  # fmt: skip
+
+
+def size_on_disk(file: StoredFile) -> int:
+    """Return a file's size, 0 when it was removed meanwhile."""
+    try:
+        return file.path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _walked(file: StoredFile, walk: _Walk, size: int, *, grows: bool, told: Told) -> list[Finding]:

@@ -51,6 +51,7 @@ PURE = {
     "replicator/rows.py",
     "replicator/statements.py",
     "replicator/remedy.py",
+    "replicator/retention.py",
 }
 """Decisions and framing: values in, values out."""
 PURE_MAY_IMPORT = {
