@@ -125,6 +125,8 @@ class AcksBench:
         self._settings = settings.load(Layout(directory).settings)
         for one in self._settings.controllers:
             control.kill(directory, one.name)
+        # The primary's own watchdog would switch semi-sync on again while nobody is to acknowledge.
+        control.kill(directory, f"watchdog-{self._settings.node(self._settings.initial_primary).site}")
         self._wires = {site: self._stretch(site) for site in FAR}
         with self._connection() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (id BIGINT AUTO_INCREMENT PRIMARY KEY, t VARCHAR(200))")

@@ -99,6 +99,14 @@ class Session(Protocol):
         """Return the state of native replication, None when there is no source."""
         ...
 
+    def unmet(self) -> tuple[str, ...]:
+        """Return which requirements on an open primary somebody's SET GLOBAL has broken, each a sentence with the mend."""
+        ...
+
+    def meet_requirements(self) -> None:
+        """Put back what `unmet` tells, as far as that does not have to wait for a commit. Safe to repeat."""
+        ...
+
     def semi_sync_on(self) -> bool:
         """Return whether commits wait for a replicator."""
         ...

@@ -6,6 +6,7 @@ which accounts are locked is a fact of one server.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -170,14 +171,10 @@ class MariaDbSession:
         return Probe(read_only=bool(read_only), position=_held(str(written or ""), str(applied or "")))
 
     def requirements(self, node: Node) -> list[str]:
-        names = [*(name for name, _, _ in _REQUIRED), "server_id", "init_file", "binlog_storage_engine"]
-        found = {str(name): str(value) for name, value in self._rows(
-            "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES"
-            f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in names)})"
-        )}  # fmt: skip
+        names = [*(one.name for one in _REQUIRED), "server_id", "init_file", "binlog_storage_engine"]
         public = self._row(f"SELECT COUNT(*) FROM mysql.global_priv WHERE User = 'PUBLIC' AND {_ABLE}")[0]
         return [
-            *problems({name.lower(): value for name, value in found.items()}, node.server_id),
+            *problems(self._variables(names), node.server_id),
             *_PUBLIC[: int(public)],
         ]
 
@@ -205,6 +202,32 @@ class MariaDbSession:
             until=status["Until_Condition"] == "Gtid",
             ca_file=str(status["Master_SSL_CA_File"]) if status["Master_SSL_Verify_Server_Cert"] == "Yes" else "",
         )
+
+    def unmet(self) -> tuple[str, ...]:
+        return tuple(one.told(is_now) for one, is_now in self._unmet())
+
+    def meet_requirements(self) -> None:
+        for one, _ in self._unmet():
+            if one.name not in _WAITS_FOR_COMMITS or not self._commits_wait():
+                self._do(f"SET GLOBAL {one.name} = {one.value}")
+
+    def _unmet(self) -> list[tuple["_Requirement", str]]:
+        rules = (*_REQUIRED_WHEN_OPEN, *_REQUIRED)
+        return _broken(rules, self._variables([one.name for one in rules]))
+
+    def _commits_wait(self) -> bool:
+        (count,) = self._row(
+            "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS"
+            " WHERE VARIABLE_NAME = 'RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS'"
+        )
+        return int(count) > 0
+
+    def _variables(self, names: Sequence[str]) -> dict[str, str]:
+        rows = self._rows(
+            "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES"
+            f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in names)})"
+        )
+        return {str(name).lower(): str(value) for name, value in rows}
 
     def semi_sync_on(self) -> bool:
         return bool(self._row("SELECT @@global.rpl_semi_sync_master_enabled")[0])
@@ -403,11 +426,8 @@ class MariaDbSession:
     def promote(self) -> Promoted:
         self._do("STOP SLAVE")
         self._do("RESET SLAVE ALL")
-        self._do("SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC")
-        self._do("SET GLOBAL rpl_semi_sync_master_wait_no_slave = ON")
-        self._do(f"SET GLOBAL rpl_semi_sync_master_timeout = {SEMI_SYNC_FOREVER_MS}")
         self._do("FLUSH BINARY LOGS")
-        self._do("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+        self.meet_requirements()
         file = str(self._row("SHOW MASTER STATUS")[0])
         server_id, position = self._row("SELECT @@global.server_id, @@global.gtid_binlog_pos")
         return Promoted(server_id=int(server_id), file=file, position=str(position or ""))
@@ -477,30 +497,56 @@ class MariaDbSession:
 
 
 _PUBLIC = ["everybody may write to a read-only server: REVOKE READ ONLY ADMIN, SUPER ON *.* FROM PUBLIC"]
-_REQUIRED: tuple[tuple[str, frozenset[str], str], ...] = (
-    ("log_bin", frozenset({"ON"}), "without a binary log nothing can be replicated"),
-    ("log_slave_updates", frozenset({"ON"}), "a standby could not be followed after a failover"),
-    ("binlog_format", frozenset({"ROW"}), "statements may do something else on a standby"),
-    ("binlog_row_image", frozenset({"FULL"}), "rows could not be rescued or rewound"),
-    ("binlog_checksum", frozenset({"CRC32"}), "damage on the way could not be seen"),
-    ("gtid_strict_mode", frozenset({"ON"}), "two histories could mix unseen"),
-    ("sync_binlog", frozenset({"1"}), "a power cut could lose what a replicator has"),
-    ("innodb_flush_log_at_trx_commit", frozenset({"1"}), "a power cut could lose what was committed"),
-    ("slave_run_triggers_for_rbr", frozenset({"NO"}), "a trigger would run twice on a standby"),
-    ("rpl_semi_sync_slave_enabled", frozenset({"ON"}), "a returned primary would skip its own transactions unseen"),
-    ("rpl_semi_sync_master_wait_point", frozenset({"AFTER_SYNC"}), "others could read what is later lost"),
+
+
+@dataclass(frozen=True, slots=True)
+class _Requirement:
+    """A value that a variable must have, and what it would cost if it had not."""
+
+    name: str
+    value: str
+    consequence: str
+
+    def told(self, is_now: str) -> str:
+        return f"{self.name} is {is_now}: {self.consequence}; set {self.name}={self.value}"
+
+
+_REQUIRED = (
+    _Requirement("log_bin", "ON", "without a binary log nothing can be replicated"),
+    _Requirement("log_slave_updates", "ON", "a standby could not be followed after a failover"),
+    _Requirement("binlog_format", "ROW", "statements may do something else on a standby"),
+    _Requirement("binlog_row_image", "FULL", "rows could not be rescued or rewound"),
+    _Requirement("gtid_strict_mode", "ON", "two histories could mix unseen"),
+    _Requirement("sync_binlog", "1", "a power cut could lose what a replicator has"),
+    _Requirement("innodb_flush_log_at_trx_commit", "1", "a power cut could lose what was committed"),
+    _Requirement("slave_run_triggers_for_rbr", "NO", "a trigger would run twice on a standby"),
+    _Requirement("rpl_semi_sync_slave_enabled", "ON", "a returned primary would skip its own transactions unseen"),
+    _Requirement("rpl_semi_sync_master_wait_point", "AFTER_SYNC", "others could read what is later lost"),
+    _Requirement("binlog_checksum", "CRC32", "no replicator archives what is written"),
 )
+_REQUIRED_WHEN_OPEN = (
+    _Requirement(
+        "rpl_semi_sync_master_timeout", str(SEMI_SYNC_FOREVER_MS), "commits do not wait for ever to be acknowledged"
+    ),
+    _Requirement("rpl_semi_sync_master_wait_no_slave", "ON", "with no replicator there, commits are not acknowledged"),
+    _Requirement("rpl_semi_sync_master_enabled", "ON", "commits are not acknowledged"),
+)
+"""What `promote` sets; a server that starts has the last one off."""
+_WAITS_FOR_COMMITS = frozenset({"binlog_checksum"})
+"""It begins a new binlog file, which would wait behind commits that nobody acknowledges, one more session each time."""
+
+
+def _broken(rules: Sequence[_Requirement], variables: Mapping[str, str]) -> list[tuple[_Requirement, str]]:
+    """Return the rules that are broken, each with the value that breaks it."""
+    found = [(one, variables.get(one.name, "missing")) for one in rules]
+    return [(one, value) for one, value in found if value != one.value]
 
 
 def problems(variables: Mapping[str, str], server_id: int) -> list[str]:
     """Return what is wrong with a server's variables, each a sentence with the mend."""
     if variables.get("binlog_storage_engine"):
         return ["binlog_storage_engine is set: such a binary log has no semi-sync; remove the option"]
-    found = [
-        f"{name} is {variables.get(name, 'missing')}: {consequence}; set {name}={'/'.join(sorted(allowed))}"
-        for name, allowed, consequence in _REQUIRED
-        if variables.get(name) not in allowed
-    ]
+    found = [one.told(value) for one, value in _broken(_REQUIRED, variables)]
     if not variables.get("init_file"):
         found.append(
             "init_file is empty: a server that has just started could be written to before its watchdog closes it;"

@@ -190,6 +190,8 @@ class NodeReport:
     seeding: SeedReport | None = None
     order: Obedience | None = None
     """What of its order it obeys; None: it is too old to know of orders."""
+    unmet: tuple[str, ...] = ()
+    """What commits of an open primary rely on, and somebody has switched off; the watchdog puts it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,6 +176,9 @@ def readiness(view: View) -> tuple[str, ...]:
     judgement = judge_primary(view, view.epoch)
     if judgement.reach is not Reach.UP:
         reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")
+    primary = view.node(view.epoch.primary)
+    if primary is not None and primary.report is not None:
+        reasons += [f"on {primary.name} {one}" for one in primary.report.unmet]
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
     if not any(is_current(node) for node in standbys):
         ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]

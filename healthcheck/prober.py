@@ -24,6 +24,8 @@ class SlowFacts:
 
     replication: Replication | None
     lag_ms: float | None
+    unmet: tuple[str, ...]
+    """Requirements on an open primary that somebody has broken; empty when it was not asked as one."""
 
 
 class Prober:
@@ -88,13 +90,13 @@ class Prober:
             self._newborn = not first
             asyncio.get_running_loop().add_reader(found.pidfd, self._on_death, found)
 
-    async def ask(self, *, slow: bool) -> bool:
+    async def ask(self, *, slow: bool, opened: bool) -> bool:
         """Ask the database. Returns whether it answered; an answer of a process that ended meanwhile does not count."""
         asked, expected, asked_at = self.server, self._expected, clock.now()
         if asked is None:
             return False
         try:
-            probe, more = await self._worker.run(self._ask, slow)
+            probe, more = await self._worker.run(self._ask, slow, opened)
         except OscarHaError as error:
             self.trouble = str(error)
             return False
@@ -128,14 +130,14 @@ class Prober:
         self._expected += 1
         self.slow = None
 
-    def _ask(self, slow: bool) -> tuple[Probe, SlowFacts | None]:
+    def _ask(self, slow: bool, opened: bool) -> tuple[Probe, SlowFacts | None]:
         """Runs in the thread."""
         try:
             if self._session is None:
                 self._session = self._connect(self._timing.probe_deadline_ms)
                 self.server_version = self._session.server_version
             probe = self._session.probe()
-            more = SlowFacts(self._session.replication(), self._session.heartbeat_age_ms()) if slow else None
+            more = _slow_facts(self._session, opened) if slow else None
         except OscarHaError:
             self._hang_up()
             raise
@@ -158,3 +160,7 @@ class Prober:
             asyncio.get_running_loop().remove_reader(self.server.pidfd)
             self.server.close()
             self.server = None
+
+
+def _slow_facts(session: Session, opened: bool) -> SlowFacts:
+    return SlowFacts(session.replication(), session.heartbeat_age_ms(), session.unmet() if opened else ())

@@ -143,6 +143,7 @@ class Watchdog:
             url=self.node.watchdog_url,
             seeding=self.seeding.report,
             order=self.orders.report,
+            unmet=self._unmet(),
         )
 
     def _database(self) -> Database:
@@ -193,6 +194,8 @@ class Watchdog:
             return seeded
         if database is not Database.UP:
             return f"the database is {database.value}: {self.prober.trouble or self.why}"
+        if unmet := self._unmet():
+            return "; ".join(unmet)
         if self.role is Role.PRIMARY and self.heartbeat.waits:
             return "commits wait for an acknowledgement"
         if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
@@ -287,7 +290,7 @@ class Watchdog:
         # While it stands still by order of a comparison, what replication looks like says nothing.
         slow = not self._still and (self.prober.slow is None or self.role is Role.JOINING or self._slow_look.due())
         started = clock.now()
-        if not await self.prober.ask(slow=slow):
+        if not await self.prober.ask(slow=slow, opened=self.role is Role.PRIMARY):
             return
         self.metrics.probes.observe(clock.ms_between(started, clock.now()) / MS_PER_SECOND)
         if self._halt is not None and self._halt.over:
@@ -298,6 +301,7 @@ class Watchdog:
             await self._keep_closed()
         if slow:
             await self._watch_replication()
+            await self._watch_requirements()
 
     async def _meet(self) -> None:
         """Decide what a server process is that we have not dealt with: ours by right, a standby, or to be closed."""
@@ -398,6 +402,20 @@ class Watchdog:
             self._halt = replace(self._halt, until=clock.now())
         self.prober.forget_slow()
         self._tell_changes()
+
+    async def _watch_requirements(self) -> None:
+        """Put back what somebody's SET GLOBAL took from an open primary: its clients rely on a promise without it.
+
+        Without `_acting`, which the end of the lease may need at once. `promote` and `follow` run in the same thread as
+        this, so nothing is put back on a server that follows.
+        """
+        unmet = self._unmet()
+        if unmet and self.role is Role.PRIMARY and not self._acting.locked():
+            log.error("requirements.put_back", unmet=unmet)
+            await self._actor.run(self._in_session, lambda session: session.meet_requirements())
+
+    def _unmet(self) -> tuple[str, ...]:
+        return self.prober.slow.unmet if self.role is Role.PRIMARY and self.prober.slow is not None else ()
 
     def _on_death(self) -> None:
         self._met, self._halt, self._still = "", None, False

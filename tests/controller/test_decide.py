@@ -110,6 +110,7 @@ def test_readiness_names_every_reason_at_once() -> None:
         replicator_toronto=a_replicator("toronto", acknowledging=False),
         toronto=a_node("toronto", role=Role.JOINING),
         montreal=a_node("montreal", absent_ms=1.0),
+        clinic=a_node("clinic", unmet=("rpl_semi_sync_master_enabled is OFF: commits are not acknowledged",)),
     )
 
     reasons = " / ".join(readiness(view))
@@ -117,6 +118,7 @@ def test_readiness_names_every_reason_at_once() -> None:
     assert "paused" in reasons
     assert "no standby is current" in reasons
     assert "toronto does not acknowledge" in reasons
+    assert "on db-clinic rpl_semi_sync_master_enabled is OFF" in reasons
 
 
 def test_a_healthy_cluster_is_ready() -> None:

@@ -32,6 +32,10 @@ from tests.servers.process import ServerProcess, free_port
 OSCAR_HA = str(Path(sys.executable).with_name("oscar-ha"))
 ACKER_HOST = "127.0.0.2"
 PORTS = 16
+ACKERS = (
+    "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'Rpl_semi_sync_master_clients'"
+)
+"""How many acknowledge."""
 POLL_SECONDS = 0.005
 WAIT_SECONDS = 30.0
 SEED_MEGABYTES_PER_SECOND = 12
@@ -316,5 +320,4 @@ class Site:
         self.watchdog_two.wait_for(database="up", epoch=epoch)
         self.watchdog_two.done("follow", epoch=epoch)
         self.watchdog_two.wait_for(role="standby", replicating=True)
-        status = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'Rpl_semi_sync_master_clients'"
-        eventually(lambda: self.one.value(status) == "1", what="nobody acknowledges")
+        eventually(lambda: self.one.value(ACKERS) == "1", what="nobody acknowledges")

@@ -1,12 +1,13 @@
 """A standby is built from a running server, under write load; whatever dies on the way, the node is as it was.
 
-Node one gives, node two is built. Nobody acknowledges here (a replicator does in a whole cluster), so semi-sync is off.
+Node one gives, node two is built. A third server acknowledges, as a replicator does in a whole cluster.
 One cluster for all: each test leaves node two a standby, and the last ones end the primary.
 """
 
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from cluster import clock
 from cluster.records import SeedPhase
 from tests.conftest import require
-from tests.healthcheck.site import WAIT_SECONDS, Site, eventually
+from tests.healthcheck.site import ACKERS, SECRETS, WAIT_SECONDS, Site, eventually
+from tests.servers.mariadb import MariaDBServer
 from tests.servers.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.servers
@@ -40,18 +42,24 @@ def cluster(
     missing = [name for name in ("mariadb-backup", "mbstream") if shutil.which(name) is None]
     require(f"{', '.join(missing)} (package mariadb-backup)" if missing else "")
     site = Site(tmp_path_factory.mktemp("seeding"), zookeeper.address, "seeding", oscar_template)
-    try:
+    with ExitStack() as stack:
+        stack.callback(site.close)
         site.start(standby=True)
         site.make_primary()
         site.make_standby()
-        site.one.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+        acker = stack.enter_context(MariaDBServer(site.directory / "acker", 3, template=oscar_template))
+        acker.run(
+            "SET GLOBAL rpl_semi_sync_slave_enabled = ON",
+            f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {site.one.port}, MASTER_USE_GTID = slave_pos,"
+            f" MASTER_USER = '{site.settings.accounts.replication_user}', MASTER_PASSWORD = '{SECRETS['replication']}'",
+            "START SLAVE IO_THREAD",
+        )
+        eventually(lambda: site.one.value(ACKERS) == "2", what="only node two acknowledges")
         with site.one.client() as client, client.cursor() as cursor:
             for name, columns in TABLES.items():
                 cursor.execute(f"CREATE TABLE {name} {columns}")
                 cursor.execute(f"INSERT INTO {name} (note) VALUES ('first'), ('second')")
         yield site
-    finally:
-        site.close()
 
 
 class Load:
