@@ -186,6 +186,8 @@ def _rolled_back(plan: PlanRecord, why: str) -> PlanRecord:
 def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
     if plan.kind is Kind.FAILOVER and (why := incomplete(view, plan)):
         return Wait(why=why)
+    if plan.kind is Kind.SWITCHOVER and (why := _unarchived(view)):
+        return GiveUp(why=why)
     ranking = rank(view, plan)
     able = [one for one in ranking if one.able]
     if plan.kind is Kind.SWITCHOVER and plan.requested is not None:
@@ -196,6 +198,15 @@ def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
         return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
     reasons = tuple(f"{one.node}: {', '.join(one.against) or 'able'}" for one in ranking)
     return steps.Choose(node=able[0].node, epoch=plan.epoch, target=plan.target, reasons=reasons)
+
+
+def _unarchived(view: View) -> str | None:
+    """Return why what the primary has written last could not be sealed: a switchover would wait for that with it closed."""
+    for site in view.durability.ackers if view.durability else ():
+        one = view.replicator(site)
+        if one is not None and one.report is not None and not one.report.connected:
+            return f"the acknowledging site {site} hears nothing from the primary: {one.report.why}"
+    return None
 
 
 def _fence(view: View, plan: PlanRecord) -> Step | Wait:

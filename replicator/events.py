@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 from cluster.errors import Diverged, MalformedStream
 from cluster.position import Gtid, Position
 from replicator.framing import CRC_BYTES, HEADER_BYTES, EventHeader, an_event
-from replicator.remedy import NotUnderstood
+from replicator.remedy import NO_CHECKSUMS, NotUnderstood
 
 FLAG_ARTIFICIAL = 0x20
 FLAG_IGNORABLE = 0x80
@@ -226,7 +226,7 @@ def file_number(name: str) -> int:
 def require_crc32(event: memoryview) -> None:
     """Raise MalformedStream unless a format description says that its file's events carry CRC32."""
     if len(event) <= HEADER_BYTES + CRC_BYTES or event[-CRC_BYTES - 1] != CHECKSUM_CRC32:
-        raise NotUnderstood("the events of this file carry no CRC32", hint="set binlog_checksum=CRC32 on the primary")
+        raise NotUnderstood("the events of this file carry no CRC32", hint=NO_CHECKSUMS)
 
 
 def ends_transaction(event: memoryview) -> bool:

@@ -24,7 +24,7 @@ from replicator.metrics import Metrics
 from replicator.pace import Pace
 from replicator.permission import Heard, Standing, all_have, lacking, may_acknowledge, why_not, why_not_named
 from replicator.receiving import Reply
-from replicator.remedy import Remedy, SameServerId, remedy_of
+from replicator.remedy import Remedy, SameServerId, named, remedy_of
 from replicator.source import Opened, Target, Wanted, acknowledgement, opened
 
 RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 1.0
@@ -45,13 +45,13 @@ class Puller:
 
     def __init__(
         self, one: EpochArchive, target: Target, timing: Timing, standing: Standing, metrics: Metrics,
-        pace: Pace,
+        pace: Pace, *, why: str = "connecting",
     ) -> None:  # fmt: skip
         self.one, self.target = one, target
         self.connected = self.semi_sync = False
         self.acknowledged: Position | None = None
         self.server_version: str | None = None
-        self.why = "connecting"
+        self.why = why
         self.diverged: Diverged | None = None
         """The source does not have what we need next; it is cleared when a stream begins."""
         self.failed: OscarHaError | None = None
@@ -143,7 +143,7 @@ class Puller:
     def _seconds_to_wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
         remedy = remedy_of(error) if error is not None else Remedy.TRANSIENT
-        why = str(error) if remedy is Remedy.TRANSIENT else f"{remedy}: {error}"
+        why = str(error) if error is None else named(error)
         if self.why != why:
             log.warning("pull.ended", epoch=self.one.epoch, error=str(error), remedy=remedy.value)
         self.diverged = error if isinstance(error, Diverged) else None

@@ -46,6 +46,10 @@ class Rule:
     hint: str
 
 
+NO_CHECKSUMS = (
+    "what was written without checksums can never be archived, nor acknowledged, also when binlog_checksum=CRC32 is set again:"
+    " 'oscar-ha failover' goes on without it"
+)
 BINLOG_ERROR, SAME_SERVER_ID, UNKNOWN_ERROR = 1236, 4052, 1105
 ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698, 3118, 3159, 4151})
 _BINLOG = frozenset({BINLOG_ERROR})
@@ -70,7 +74,7 @@ RULES: tuple[Rule, ...] = (
          "set max_allowed_packet=1G on the source"),
     Rule(Refused, _BINLOG, r"server id was not set|not open|not enabled|not configured",
          "set server_id and log_bin on the source, and restart it"),
-    Rule(Refused, _BINLOG, r"can ?not handle replication events with the checksum", "set binlog_checksum=CRC32"),
+    Rule(Refused, _BINLOG, r"can ?not handle replication events with the checksum", NO_CHECKSUMS),
     Rule(Refused, _BINLOG, r"decrypt|encryption", "its binlog is encrypted: check its key, or unset encrypt_binlog"),
     Rule(NotThere, frozenset({UNKNOWN_ERROR}), r"is damaged at offset",
          "its archive is being mended; another replicator may have it"),
@@ -108,3 +112,9 @@ def remedy_of(error: BaseException) -> Remedy:
             return Remedy.TRANSIENT if error.retryable else Remedy.PERSON
         case _:
             return Remedy.TRANSIENT if isinstance(error, OSError) else Remedy.PERSON
+
+
+def named(error: BaseException) -> str:
+    """Return an error of a stream in words, with who must act unless it may go away by itself."""
+    remedy = remedy_of(error)
+    return str(error) if remedy is Remedy.TRANSIENT else f"{remedy}: {error}"

@@ -32,7 +32,7 @@ from replicator.pace import Pace
 from replicator.packing import Packer
 from replicator.permission import Standing
 from replicator.pull import Puller
-from replicator.remedy import SameServerId
+from replicator.remedy import SameServerId, named
 from replicator.retaining import RETAIN_EVERY_MS, Retainer
 from replicator.scrubbing import Scrubber
 from replicator.source import Target, mending_server_id
@@ -75,6 +75,9 @@ class Service:
         self.teller = Teller(settings, news, self.word)
         self._listener = Listener(settings, secrets.token, self._hear)
         self._idle_why = "starting"
+        self._lacked: tuple[int, str] | None = None
+        """The epoch whose primary lacked what we need when the pulling thread was last stopped for that, and its words:
+        they stand until the next one has something to say."""
         self._published: ReplicatorReport | None = None
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
         self._keeper = Keeper(archive, self._stopping)
@@ -166,7 +169,7 @@ class Service:
         position = None if newest is None else str(newest)
         connected = puller is not None and puller.connected
         acknowledged = None if puller is None or puller.acknowledged is None else str(puller.acknowledged)
-        why = self._idle_why if puller is None else puller.reason()
+        why = self._doing()
         gaps = self.gaps()
         self.metrics.connected.set(connected)
         self.metrics.acknowledging.set(puller is not None and puller.acknowledging)
@@ -199,6 +202,12 @@ class Service:
             found.append(f"the archive was at {behind} once: an old copy, or its end was lost")
         held_back = self.retainer.held_back
         return found + ([f"archive: {held_back}"] if held_back else [])
+
+    def _doing(self) -> str:
+        """Return in words what it does; one that is stopped to ask other replicators still says what its source lacks."""
+        if self._lacked is not None:
+            return self._lacked[1]
+        return self._idle_why if self._puller is None else self._puller.reason()
 
     def gaps(self) -> list[EpochArchive]:
         """Return the ended epochs whose end is not here."""
@@ -426,6 +435,8 @@ class Service:
         if self._puller is not None and self._puller.one.epoch != epoch:
             await self._stop_pulling()
         self._idle_why = why
+        if self._lacked is not None and self._lacked[0] != epoch:
+            self._lacked = None
         if record is None:
             return
         if record.epoch > 1 and record.epoch - 1 > self.archive.sealed_epoch:
@@ -453,7 +464,8 @@ class Service:
         one = self.archive.begin(record.lineage[-1])
         target = replace(self._peer(node.host, node.port), expected_server_id=record.server_id)
         self._puller = Puller(one, target, self.settings.timing, self._standing(record.epoch), self.metrics,
-                              self._pace)  # fmt: skip
+                              self._pace, why="connecting" if self._lacked is None else self._lacked[1])  # fmt: skip
+        self._lacked = None
         self._puller.hear(self._listener.heard)
         self._puller.start()
 
@@ -515,6 +527,7 @@ class Service:
                 await self._fill_from(self._begun(self._record.epoch), peers, behind)
         if puller is not None and puller.diverged is not None and peers:
             async with self._locks[puller.one.epoch]:
+                self._lacked = (puller.one.epoch, named(puller.diverged))
                 await self._stop_pulling(puller.one.epoch)
                 await self._fill_from(puller.one, peers, None)
             self._follow_now.set()

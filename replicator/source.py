@@ -24,7 +24,7 @@ from replicator.driver import SetupConnection, code_of
 from replicator.events import FIRST_OFFSET
 from replicator.link import Link
 from replicator.receiving import U32_MASK
-from replicator.remedy import NotThere, error_for
+from replicator.remedy import NO_CHECKSUMS, NotThere, error_for
 
 SLAVE_CAPABILITY_GTID = 4
 DUMP_NON_BLOCK = 0x01
@@ -198,7 +198,9 @@ def require_fit(variables: dict[str, str], target: Target) -> None:
     wrong = [f"{name}={variables.get(name)} instead of {value}" for name, value in required.items()
              if variables.get(name, value).upper() != value]  # fmt: skip
     if wrong:
-        raise BadInput(f"the primary has {', '.join(wrong)}", hint="mend its configuration and restart it")
+        unarchivable = variables.get("binlog_checksum", "CRC32").upper() != "CRC32"
+        hint = NO_CHECKSUMS if unarchivable else "mend its configuration and restart it"
+        raise BadInput(f"the primary has {', '.join(wrong)}", hint=hint)
 
 
 def _require_same_history(cursor: Any, resume: Resume) -> None:

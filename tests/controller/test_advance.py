@@ -345,9 +345,16 @@ def test_a_rollback_onto_a_restarted_server_becomes_a_failover() -> None:
     assert (view.epoch.primary, view.epoch.position) == (TORONTO, HEAD)
 
 
-def test_a_switchover_refused_at_the_choice_touches_nothing() -> None:
-    view = a_view(toronto=a_node("toronto", absent_ms=1.0))
-
+@pytest.mark.parametrize(
+    "view",
+    [
+        a_view(toronto=a_node("toronto", absent_ms=1.0)),
+        # Fenced, the primary would wait for ever for what it wrote last to be sealed.
+        a_view(replicator_toronto=a_replicator("toronto", connected=False, acknowledging=False, why="no CRC32")),
+    ],
+    ids=["its node is gone", "the primary is not archived"],
+)
+def test_a_switchover_refused_at_the_choice_touches_nothing(view: View) -> None:
     done, plan, after = run(view, a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO), EQUAL)
 
     assert [type(step).__name__ for step in done] == ["Record"]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster import clock
 from replicator.framing import KIB, MIB
+from replicator.service import FILL_EVERY_MS
 from tests.replicator.house import House, until
 from tests.replicator.test_acknowledging import BLOCKED_SECONDS, Writer, primary_of
 from tests.replicator.test_interrupted import archived, without_flag
@@ -95,6 +97,11 @@ def test_a_primary_whose_binlog_was_reset_is_not_followed_further(house: House) 
     report = house.await_health(
         "toronto", lambda report: not report.connected and "another" in report.why, what="refused"
     )
+    looked = clock.after(clock.now(), 2 * FILL_EVERY_MS)
+    said = set[str]()
+    while clock.seconds_left(looked) > 0:  # it is stopped and started again meanwhile, to ask the other replicators
+        said.add(house.await_health("toronto", lambda _: True, what="a report").why)
 
     assert {path.name: path.read_bytes() for path in archived(house)} == before
     assert report.durable == "0-1-22"
+    assert said == {report.why}, "what is wrong is said all the time"
