@@ -107,6 +107,7 @@ class Watchdog:
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
         self._caught_up_looks = 0
+        self._unmet_told: tuple[str, ...] = ()
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
         self._actor, self._fencer, self._halter = Worker("act"), Worker("fence"), Worker("halt")
@@ -409,9 +410,11 @@ class Watchdog:
         Without `_acting`, which the end of the lease may need at once. `promote` and `follow` run in the same thread as
         this, so nothing is put back on a server that follows.
         """
-        unmet = self._unmet()
-        if unmet and self.role is Role.PRIMARY and not self._acting.locked():
-            log.error("requirements.put_back", unmet=unmet)
+        unmet, told = self._unmet(), self._unmet_told
+        self._unmet_told = unmet
+        if unmet and unmet != told:
+            log.error("requirements.unmet", unmet=unmet)
+        if unmet and not self._acting.locked():
             await self._actor.run(self._in_session, lambda session: session.meet_requirements())
 
     def _unmet(self) -> tuple[str, ...]:
