@@ -106,8 +106,7 @@ class Watchdog:
         self._slow_look = _Every(self.timing.renew_interval_ms)
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
-        self._caught_up_looks = 0
-        self._unmet_told: tuple[str, ...] = ()
+        self._caught_up_looks, self._unmet_told = 0, tuple[str, ...]()
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
         self._actor, self._fencer, self._halter = Worker("act"), Worker("fence"), Worker("halt")

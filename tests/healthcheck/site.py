@@ -258,6 +258,7 @@ class Site:
         self.settings, self.settings_path = make_settings(directory, zookeeper, name, **timing)
         self.one = DatabaseNode(self.settings.node("one"), self.settings, directory / "one", template)
         self.two = DatabaseNode(self.settings.node("two"), self.settings, directory / "two", template)
+        self._template, self._acker = template, list[MariaDBServer]()
         self.watchdog_one = self.watchdog("one")
         self.watchdog_two = self.watchdog("two")
         self.zookeeper = KazooClient(hosts=zookeeper, timeout=10)
@@ -277,6 +278,8 @@ class Site:
     def close(self) -> None:
         for process in (self.watchdog_one, self.watchdog_two, self.one, self.two):
             process.kill()
+        for acker in self._acker:
+            acker.kill()
         self.zookeeper.stop()
         self.zookeeper.close()
 
@@ -321,3 +324,17 @@ class Site:
         self.watchdog_two.done("follow", epoch=epoch)
         self.watchdog_two.wait_for(role="standby", replicating=True)
         eventually(lambda: self.one.value(ACKERS) == "1", what="nobody acknowledges")
+
+    def make_acker(self) -> None:
+        """Let a third server acknowledge as well, as a replicator does: then node two may stand still, or be destroyed."""
+        before = int(self.one.value(ACKERS))
+        acker = MariaDBServer(self.directory / "acker", 3, template=self._template)
+        self._acker.append(acker)
+        acker.start()
+        acker.run(
+            "SET GLOBAL rpl_semi_sync_slave_enabled = ON",
+            f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {self.one.port}, MASTER_USE_GTID = slave_pos,"
+            f" MASTER_USER = '{self.settings.accounts.replication_user}', MASTER_PASSWORD = '{SECRETS['replication']}'",
+            "START SLAVE IO_THREAD",
+        )
+        eventually(lambda: int(self.one.value(ACKERS)) > before, what="the third server does not acknowledge")

@@ -23,11 +23,11 @@ SERIALS = iter(range(1, 1_000))
 
 @pytest.fixture
 def pair(site: Site) -> Site:
-    """A primary and a standby that follows it. Commits wait for nobody: here the standby is the only one who acknowledges."""
+    """A primary and a standby that follows it. A third server acknowledges as well: commits go on while the standby stands."""
     site.start(standby=True)
     site.make_primary()
     site.make_standby()
-    site.one.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+    site.make_acker()
     return site
 
 

@@ -7,7 +7,6 @@ One cluster for all: each test leaves node two a standby, and the last ones end 
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import pytest
 from cluster import clock
 from cluster.records import SeedPhase
 from tests.conftest import require
-from tests.healthcheck.site import ACKERS, SECRETS, WAIT_SECONDS, Site, eventually
-from tests.servers.mariadb import MariaDBServer
+from tests.healthcheck.site import WAIT_SECONDS, Site, eventually
 from tests.servers.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.servers
@@ -42,24 +40,18 @@ def cluster(
     missing = [name for name in ("mariadb-backup", "mbstream") if shutil.which(name) is None]
     require(f"{', '.join(missing)} (package mariadb-backup)" if missing else "")
     site = Site(tmp_path_factory.mktemp("seeding"), zookeeper.address, "seeding", oscar_template)
-    with ExitStack() as stack:
-        stack.callback(site.close)
+    try:
         site.start(standby=True)
         site.make_primary()
         site.make_standby()
-        acker = stack.enter_context(MariaDBServer(site.directory / "acker", 3, template=oscar_template))
-        acker.run(
-            "SET GLOBAL rpl_semi_sync_slave_enabled = ON",
-            f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {site.one.port}, MASTER_USE_GTID = slave_pos,"
-            f" MASTER_USER = '{site.settings.accounts.replication_user}', MASTER_PASSWORD = '{SECRETS['replication']}'",
-            "START SLAVE IO_THREAD",
-        )
-        eventually(lambda: site.one.value(ACKERS) == "2", what="only node two acknowledges")
+        site.make_acker()
         with site.one.client() as client, client.cursor() as cursor:
             for name, columns in TABLES.items():
                 cursor.execute(f"CREATE TABLE {name} {columns}")
                 cursor.execute(f"INSERT INTO {name} (note) VALUES ('first'), ('second')")
         yield site
+    finally:
+        site.close()
 
 
 class Load:
