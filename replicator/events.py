@@ -34,6 +34,9 @@ _LIST_COUNT_MASK = 0x0FFFFFFF
 LIST_UNTIL_REACHED = 1 << 28
 """In the count of a Gtid_list: a replica that was to come only so far stops here (log_event.h)."""
 _ROTATE = Struct("<Q")
+_LONG_POSITION = Struct("<Q")
+END_POSITION_MAX = 0xFFFFFFFF
+"""The last offset that an event's header can name."""
 _QUERY = Struct("<IIBHH")
 _CREATED_OFFSET = HEADER_BYTES + 2 + 50
 
@@ -246,8 +249,15 @@ def fake_rotate(file: str, offset: int, *, server_id: int, checksum: bool = True
 
 
 def heartbeat(file: str, offset: int, *, server_id: int) -> bytes:
-    """Return the event that says: nothing new behind `file` and `offset`, and I live."""
-    return an_event(Kind.HEARTBEAT, file.encode(), server_id=server_id, end_position=offset, flags=FLAG_ARTIFICIAL)
+    """Return the event that says: nothing new behind `file` and `offset`, and I live.
+
+    An offset that the header's 32 bits cannot hold stands in eight bytes before the file's name, and the header says 0: a
+    replica that is told less than it has stops its receiver (MariaDB, `send_heartbeat_event`).
+    """
+    body = file.encode()
+    if offset > END_POSITION_MAX:
+        body, offset = _LONG_POSITION.pack(offset) + body, 0
+    return an_event(Kind.HEARTBEAT, body, server_id=server_id, end_position=offset, flags=FLAG_ARTIFICIAL)
 
 
 def until_reached(position: Position, *, server_id: int) -> bytes:

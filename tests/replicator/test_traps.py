@@ -107,6 +107,15 @@ def test_what_is_read_again_must_end_where_the_archive_does() -> None:
         reading_again(log, "0-1-1", len(log.data) - 1)
 
 
+def test_a_heartbeat_behind_4_gib_says_where_it_is() -> None:
+    """A replica that hears of less than it has stops its receiver, so the header's 32 bits must not be cut."""
+    near, far = 0xFFFFFFFF, 0x1_0000_0000
+    assert events.heartbeat(STREAM_FILE, near, server_id=1)[13:-4] == b"\xff" * 4 + b"\x20\0" + STREAM_FILE.encode()
+    assert events.heartbeat(STREAM_FILE, far, server_id=1)[13:-4] == (
+        bytes(4) + b"\x20\0" + far.to_bytes(8, "little") + STREAM_FILE.encode()
+    )
+
+
 @pytest.mark.servers
 def test_connecting_at_an_offset_is_an_acknowledgement_so_it_is_asked_for_at_the_last_moment(house: House) -> None:
     """TRAPS 5: a commit that waits is released by a connection alone; without permission there is no dump."""
