@@ -33,7 +33,8 @@ from tests.replicator.liar import lying
 from tests.replicator.serving import ACCOUNT, FILE, Reader, a_log, an_archive, serving
 
 TIMING = Timing(call_deadline_ms=400, stream_deadline_ms=400, heartbeat_interval_ms=100)
-ANSWER_MS_MAX = 3_000
+ANSWER_MS_MAX = 10_000
+"""Not a hang, on a machine that does other work too: our own deadlines are a tenth of it."""
 MEMORY_BYTES_MAX = 64 * MIB
 LOG = a_log(4)
 STREAM = [b"\0" + events.fake_rotate(FILE, 4, server_id=1), *(b"\0" + event for event in LOG.events)]
