@@ -37,7 +37,7 @@ from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_fil
 from replicator.frames import Damaged
 from replicator.framing import MAGIC, MIB
 from replicator.keys import NO_KEYS, Keys
-from replicator.receiving import Batch, Chunk
+from replicator.receiving import Batch, Chunk, Reply
 from replicator.segments import Segment
 from replicator.stored import Appender, StoredFile, Survey
 
@@ -511,6 +511,14 @@ class EpochWriter:
                 self._sync(chunk)
         except OSError as error:
             raise _cannot_write(error, self._epoch.directory) from error
+
+    def require_archived(self, reply: Reply) -> None:
+        """Raise Bug for an acknowledgement of what is not here: nobody is ever told that it is."""
+        segment = self._segment
+        if segment is not None and (file_number(reply.file), reply.offset) <= (file_number(segment.file), self._size):
+            return
+        here = "nothing" if segment is None else f"{segment.file}:{self._size}"
+        raise Bug(f"{reply.file}:{reply.offset} would be acknowledged, the archive ends at {here}")
 
     def _require_room(self, margin: int = 0) -> None:
         free, reserve = durable.free_bytes(self._epoch.directory), self._epoch.reserve_bytes

@@ -123,6 +123,8 @@ class Intake:
             self._writer.write(batch)
             self._metrics.sync_seconds.observe((clock.now() - began) / clock.NANOS_PER_SECOND)
             self._metrics.events.inc(sum(chunk.events for chunk in batch.chunks))
+        if batch.reply is not None:
+            self._writer.require_archived(batch.reply)
         return batch.reply
 
 

@@ -238,6 +238,7 @@ class StreamReader:
         self._finish_chunk()
         self._tracker.begin_file()
         self._file, self._offset, self._boundary = file, FIRST_OFFSET, 0
+        self._dropped_until = 0  # what comes again is of one file only
         self._start, self._listed, self._marked = self._tracker.position, False, FIRST_OFFSET
         self._first_time = self._time = 0
 

@@ -20,7 +20,7 @@ from replicator.follow import past_epochs
 from replicator.framing import GIB
 from replicator.keys import NO_KEYS, Key, Keys
 from replicator.lookup import NotYet
-from replicator.receiving import StreamReader
+from replicator.receiving import Reply, StreamReader
 from replicator.stored import StoredFile
 from replicator.wire import EventPackets
 from tests.replicator.binlog import Binlog
@@ -120,6 +120,24 @@ def test_what_does_not_come_where_the_file_ends_is_not_appended(archive: Archive
             writer.write(replace(batch, chunks=(replace(chunk, offset=chunk.offset + 1),)))
 
     assert content(archive, path_of(archive)) == log.data
+
+
+def test_what_is_not_archived_is_never_acknowledged(archive: Archive) -> None:
+    log = first_log()
+    writer = EpochWriter(archive.begin(FIRST))
+    with closing(writer):
+        end = Reply(FIRST.file, len(log.data), Position.parse("0-1-6"))
+        with pytest.raises(Bug, match="ends at nothing"):
+            writer.require_archived(end)
+        reader = a_reader(FIRST.file, 4, FIRST.position)
+        writer.open()
+        give(reader, *log.events)
+        writer.write(reader.take())
+        writer.require_archived(end)
+        writer.require_archived(replace(end, file="binlog.000002", offset=GIB))
+        for beyond in (replace(end, offset=end.offset + 1), replace(end, file="binlog.000004", offset=4)):
+            with pytest.raises(Bug, match="would be acknowledged"):
+                writer.require_archived(beyond)
 
 
 @pytest.mark.parametrize("begun", [0, 4, 200, 270])

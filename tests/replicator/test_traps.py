@@ -107,6 +107,18 @@ def test_what_is_read_again_must_end_where_the_archive_does() -> None:
         reading_again(log, "0-1-1", len(log.data) - 1)
 
 
+def test_what_comes_again_ends_with_its_file() -> None:
+    """The next file is new from its first byte: to drop it would acknowledge what is nowhere."""
+    log, following = Binlog("0-1-0"), Binlog("0-1-1")
+    log.transaction("0-1-1")
+    following.transaction("0-1-2")
+    reader = reading_again(log, "0-1-1", len(log.data))
+    give(reader, events.fake_rotate("binlog.000004", 4, server_id=1), *following.events)
+    (chunk,) = reader.take().chunks
+
+    assert (chunk.file, chunk.offset, str(chunk.position)) == ("binlog.000004", 4, "0-1-2")
+
+
 def test_a_heartbeat_behind_4_gib_says_where_it_is() -> None:
     """A replica that hears of less than it has stops its receiver, so the header's 32 bits must not be cut."""
     near, far = 0xFFFFFFFF, 0x1_0000_0000
