@@ -14,6 +14,7 @@ import structlog
 
 from cluster import clock
 from cluster.errors import OscarHaError
+from cluster.position import Position
 from cluster.records import MassChange
 from cluster.settings import Alarm
 from replicator.archive import Archive, EpochArchive
@@ -49,9 +50,18 @@ class _Place:
 class ChangeReader:
     """Reads from near the archive's end on, until stopped. `standing` may be read from any thread."""
 
-    def __init__(self, archive: Archive, limits: Alarm, metrics: Metrics, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        limits: Alarm,
+        metrics: Metrics,
+        changed: Callable[[], None],
+        *,
+        backlog_bytes_max: int = BACKLOG_BYTES_MAX,
+    ) -> None:
         self.standing: tuple[MassChange, ...] = ()
         self._archive, self._metrics, self._changed = archive, metrics, changed
+        self._backlog_bytes_max = backlog_bytes_max
         self._changes = Changes(limits)
         self._told: dict[tuple[str, str], Raised] = {}
         self._place: _Place | None = None
@@ -113,7 +123,7 @@ class ChangeReader:
         self._slice_end, self._wall_seconds = clock.after(clock.now(), WORK_MS), clock.utc_seconds()
         if self._slice_end < self._measure_at:
             return stop
-        return self._measured() > BACKLOG_BYTES_MAX or stop
+        return self._measured() > self._backlog_bytes_max or stop
 
     def _measured(self) -> int:
         self._measure_at = clock.after(clock.now(), MEASURE_EVERY_MS)
@@ -126,12 +136,14 @@ class ChangeReader:
         """Return where to read on, None when all is read."""
         place = self._place
         if place is None or not any(one is place.segment for one in place.one.segments):
-            return self._near_end()
+            return self._begun(self._near_end())
         backlog = self._measured()
-        if backlog > BACKLOG_BYTES_MAX:
-            self._metrics.changes_skipped.inc(backlog)
-            log.warning("changes.skipped", bytes=backlog, why="more is received than can be counted")
-            return self._near_end()
+        if backlog > self._backlog_bytes_max and (ahead := self._near_end()) is not None:
+            skipped = backlog - sum(_waiting(self._archive, ahead[0]))
+            if skipped > 0:  # not so within one transaction as large as that: it is read to its end
+                self._metrics.changes_skipped.inc(skipped)
+                log.warning("changes.skipped", bytes=skipped, why="more is received than can be counted")
+                return self._begun(ahead)
         place.offset = min(place.offset, max(place.segment.boundary, FIRST_OFFSET))
         if place.offset < place.segment.boundary:
             return place
@@ -140,16 +152,23 @@ class ChangeReader:
             self._changes.restart(following.segment.start)
         return following
 
-    def _near_end(self) -> _Place | None:
-        """Return a boundary a little before the end."""
+    def _begun(self, found: tuple[_Place, Position] | None) -> _Place | None:
+        """Begin to count anew at this place."""
+        if found is None:
+            return None
+        place, position = found
+        self._changes.restart(position)
+        return place
+
+    def _near_end(self) -> tuple[_Place, Position] | None:
+        """Return a boundary a little before the end, and the position there; None when nothing is behind it."""
         found = [one for one in self._archive.epochs.values() if one.segments]
         if not found:
             return None
         segment = found[-1].segments[-1]
         marks = [mark for mark in segment.index or () if mark[0] <= segment.boundary - LOOK_BACK_BYTES]
         offset, position = marks[-1][:2] if marks else (FIRST_OFFSET, segment.start)
-        self._changes.restart(position)
-        return _Place(found[-1], segment, offset) if segment.boundary > offset else None
+        return (_Place(found[-1], segment, offset), position) if segment.boundary > offset else None
 
     # -- what is said -----------------------------------------------------------------------------------------------
 
