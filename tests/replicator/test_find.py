@@ -166,7 +166,7 @@ def archived(server: MariaDBServer, tmp_path: Path) -> Archived:
         server.run("FLUSH BINARY LOGS")
         with closing(Archive.open(tmp_path / "archive")) as archive:
             one = archive.begin(LineageEntry(epoch=1, server_id=1, file="binlog.000001", position=""))
-            for path in server.binlogs:
+            for path in server.binlogs[:-1]:  # the newest has the mark of an open file, which no stream ever sends
                 shutil.copy(path, one.directory)
         return tmp_path / "archive"
 
