@@ -25,7 +25,7 @@ from tests.replicator.test_verifying import NEXT_FILE, RING, fill_two
 from tests.servers.mariadb import MariaDBServer
 
 ROWS = 60
-KILLS = 6
+KILLS = 3
 
 
 def flip(path: Path, at: int) -> None:
@@ -253,7 +253,7 @@ def test_a_kill_at_any_moment_of_the_healing_leaves_a_file_that_heals(house: Hou
         house.replicator("toronto", wait=False)
         # From the moment it is known to be damaged, a little later each time, until past the end of the healing.
         until(lambda: log.read_text().count("archive.damaged") > found, what="it is found")  # noqa: B023 - called in this very round
-        threading.Event().wait(0.06 * number)
+        threading.Event().wait(0.12 * number)
         process.kill()
         kept = path.read_bytes()
         assert kept in (whole, whole[: len(whole) // 2]), "the old one or the whole one, nothing between"
