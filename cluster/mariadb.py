@@ -178,18 +178,24 @@ class MariaDbSession:
             *_PUBLIC[: int(public)],
         ]
 
-    def replication(self) -> Replication | None:
+    def _slave_status(self) -> dict[str, Any] | None:
         with self._cursor() as cursor:
             self._run(cursor, "SHOW SLAVE STATUS")
             row = cursor.fetchone()
             columns = [column[0] for column in cursor.description or ()]
-        if row is None:
+        return None if row is None else dict(zip(columns, row, strict=True))
+
+    def replication(self) -> Replication | None:
+        status = self._slave_status()
+        if status is None:
             return None
-        status = dict(zip(columns, row, strict=True))
         behind = status["Seconds_Behind_Master"]
         (complete,) = self._row(
             "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'RPL_SEMI_SYNC_SLAVE_STATUS'"
         )
+        if status["Slave_IO_Running"] == "Yes" and complete != "ON":
+            # A receiver that reaches its stop between the two questions would look like one without semi-sync.
+            status = self._slave_status() or status
         return Replication(
             host=str(status["Master_Host"]),
             port=int(status["Master_Port"]),
