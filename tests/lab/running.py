@@ -46,12 +46,12 @@ def begin_up(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def await_true(condition: Callable[[], bool], what: str) -> None:
+def await_true(condition: Callable[[], bool], what: str, poll_seconds: float = POLL_SECONDS) -> None:
     """Poll until it holds; the test fails at the deadline."""
     deadline = clock.after(clock.now(), EVENT_DEADLINE_MS)
     while not condition():
         assert clock.seconds_left(deadline) > 0.0, f"not within {EVENT_DEADLINE_MS} ms: {what}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def document(directory: Path) -> dict[str, Any]:
