@@ -17,6 +17,8 @@ LINEAGE_MAX = 1_000
 """Epochs remembered in the record; older archives are found by their own names."""
 STEPS_MAX = 100
 """Lines of timeline kept of a plan that tries again and again."""
+SWITCHOVER_SEAL_MS = 4_000.0
+"""A switchover whose archives have not got what the fenced primary wrote last by then is rolled back: clinics wait."""
 CANDIDATE_STAGES = (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE, Stage.OPEN)
 """What fails here fails for this candidate; another one may do better."""
 
@@ -78,8 +80,16 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
     if isinstance(step, steps.Seal):
         missing = incomplete(view, replace(plan, fenced_position=None)) or _short(view, plan)
         if missing is not None:
-            return replace(plan, waiting=missing)
-    return replace(plan, stage=_after(plan), steps=(*plan.steps, done)[-STEPS_MAX:])
+            return _stalled(plan, missing, outcome)
+    return replace(plan, stage=_after(plan), stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
+
+
+def _stalled(plan: PlanRecord, missing: str, outcome: Outcome) -> PlanRecord:
+    """Wait for what the archives still miss; a switchover does not, for its primary is well and could be writing."""
+    since_ms = plan.stalled_ms if plan.stalled_ms is not None else outcome.ms - outcome.took_ms
+    if plan.kind is Kind.SWITCHOVER and outcome.ms - since_ms >= SWITCHOVER_SEAL_MS:
+        return failed(replace(plan, stalled_ms=None), f"{plan.stage.value}: {missing}")
+    return replace(plan, waiting=missing, stalled_ms=round(since_ms, 1))
 
 
 def failed(plan: PlanRecord, why: str) -> PlanRecord:
@@ -220,14 +230,18 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
     return Wait(why=f"the lease of {old.name} may still hold")
 
 
-def _seal(view: View, plan: PlanRecord) -> Step | Wait:
-    """Seal everybody who answers. A group that is silent as a whole may still acknowledge until its leases ended."""
+def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
+    """Seal everybody who answers. A group that is silent as a whole may still acknowledge until its leases ended.
+
+    A failover waits for that. A switchover does not: its old primary has all that anybody acknowledged.
+    """
     sites = tuple(one.site for one in view.replicators if one.report is not None)
     for group in view.durability.groups if view.durability else ():
         silent = [one for site in group if (one := view.replicator(site)) is not None and one.report is None]
         holding = [one.site for one in silent if not view.lease_ended(one.absent_ms)]
         if holding and len(silent) == len(group):
-            return Wait(why=f"the lease of the acknowledging replicator {' and '.join(holding)} may still hold")
+            why = f"the lease of the acknowledging replicator {' and '.join(holding)} may still hold"
+            return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
     return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=plan.fenced_position)
 
 

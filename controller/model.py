@@ -222,6 +222,8 @@ class PlanRecord:
     """Why a switchover gave up; the old primary is opened again in the plan's epoch."""
     waiting: str | None = None
     """Why the plan does not go on at this moment."""
+    stalled_ms: float | None = None
+    """Since when the seals have not brought what is needed, in the time of the timeline; None: they have not failed yet."""
     trouble: str | None = None
     """The last step that failed, and how: it stays when the plan goes on."""
     steps: tuple[StepDone, ...] = field(default=())

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import Bug
 from cluster.records import Acks, Database, LineageEntry, Role
 from controller import plan as steps
-from controller.advance import Outcome, failed, next_step, outcome_of, progress
+from controller.advance import SWITCHOVER_SEAL_MS, Outcome, failed, next_step, outcome_of, progress
 from controller.choose import rank
 from controller.invariants import check_step
 from controller.model import ORDER, Kind, PlanRecord, Promoted, Proof, Stage, View
@@ -331,6 +331,53 @@ def test_a_failed_switchover_leaves_the_old_primary_writable(stage: Stage) -> No
     assert view.epoch is not None
     assert (view.epoch.epoch, view.epoch.primary) == (2, CLINIC)
     assert outcome_of(ended).startswith("rolled back")
+
+
+@pytest.mark.parametrize("durable", ["0-1-99", None])
+def test_a_switchover_whose_archives_fall_short_is_rolled_back_in_time(durable: str | None) -> None:
+    """It used to wait for ever, with the primary closed: only its start was refused."""
+    view = a_view()
+    plan = a_plan(
+        kind=Kind.SWITCHOVER, stage=Stage.SEAL, candidate=TORONTO, proof=Proof.WATCHDOG.value, fenced_position=HEAD
+    )
+    answers = sealed(toronto=durable, montreal="0-1-99")
+
+    seal = next_step(view, plan, SINCE)
+    assert isinstance(seal, steps.Seal)
+    waits = progress(view, plan, seal, Outcome(ms=2_500.0, took_ms=2_000.0, sealed=answers))
+    assert (waits.stage, waits.rolled_back, waits.stalled_ms) == (Stage.SEAL, None, 500.0)
+    still = progress(view, waits, seal, Outcome(ms=500.0 + SWITCHOVER_SEAL_MS - 1, took_ms=100.0, sealed=answers))
+    assert (still.stage, still.rolled_back) == (Stage.SEAL, None)
+    over = progress(view, still, seal, Outcome(ms=500.0 + SWITCHOVER_SEAL_MS, took_ms=100.0, sealed=answers))
+    _, ended, after = run(view, over, {})
+
+    assert after.epoch is not None
+    assert (after.epoch.epoch, after.epoch.primary) == (2, CLINIC)
+    assert outcome_of(ended).startswith("rolled back: sealed")
+
+
+def test_a_switchover_whose_acker_falls_silent_is_rolled_back_at_once() -> None:
+    view = a_view(replicator_toronto=a_replicator("toronto", absent_ms=10.0))
+    plan = a_plan(
+        kind=Kind.SWITCHOVER, stage=Stage.SEAL, candidate=TORONTO, proof=Proof.WATCHDOG.value, fenced_position=HEAD
+    )
+
+    done, ended, after = run(view, plan, {})
+
+    assert [type(step).__name__ for step in done][:2] == ["Promote", "Open"]
+    assert after.epoch is not None
+    assert (after.epoch.primary, outcome_of(ended).split(":")[0]) == (CLINIC, "rolled back")
+
+
+def test_a_failover_waits_for_what_was_acknowledged_however_long_it_takes() -> None:
+    view = a_view(clinic=DEAD)
+    plan = a_plan(stalled_ms=0.0)
+
+    seal = next_step(view, plan, SINCE)
+    assert isinstance(seal, steps.Seal)
+    after = progress(view, plan, seal, Outcome(ms=3_600_000.0, took_ms=1.0, sealed=sealed(montreal=HEAD)))
+
+    assert (after.stage, after.kind, after.rolled_back) == (Stage.SEAL, Kind.FAILOVER, None)
 
 
 def test_a_rollback_onto_a_restarted_server_becomes_a_failover() -> None:

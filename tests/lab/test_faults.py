@@ -35,6 +35,7 @@ from tests.lab.running import COMMAND, await_true, missing
 pytestmark = pytest.mark.servers
 
 READY_MS, WRITE_MS, REJOIN_MS, CHECK_MS = 90_000.0, 45_000.0, 60_000.0, 60_000.0
+ROLLED_BACK_MS = 15_000.0
 COMMAND_SECONDS = 90
 TRAFFIC_SECONDS_MAX = 600.0
 SMALL_DISK_MIB, BALLAST_MIB = 128, 80
@@ -292,6 +293,25 @@ def test_a_failover_amid_a_comparison_ends_it_with_a_word_and_leaves_nothing_sto
     assert "run it again" in " ".join((told + said).split()), (told, said)
     rejoin = faulty.lab.come_back(fault.node, deadline_ms=REJOIN_MS)
     assert rejoin.rejoined, rejoin
+    faulty.ready()
+    faulty.level()
+
+
+def test_a_switchover_whose_acker_freezes_under_way_is_rolled_back_and_the_clinics_write_on(faulty: Faulty) -> None:
+    """What its primary wrote last is in no archive that answers: the plan used to wait for that, with the primary closed."""
+    faulty.ready()
+    (site,) = faulty.ackers()
+    primary, epoch = faulty.lab.primary()
+    other = next(name for name in map(node_name, SITES) if name not in (primary, node_name(site)))
+    control.freeze(faulty.directory, f"replicator-{site}")
+    try:
+        record = faulty.lab.switchover(other)
+        assert record["outcome"].startswith("rolled back"), record
+        assert record["total_ms"] < ROLLED_BACK_MS, record
+        faulty.goes_on()
+    finally:
+        control.thaw(faulty.directory, f"replicator-{site}")
+    assert faulty.lab.primary() == (primary, epoch + 1)
     faulty.ready()
     faulty.level()
 
