@@ -30,6 +30,7 @@ PURE = {
     "controller/ackers.py",
     "controller/advance.py",
     "controller/choose.py",
+    "controller/compare/definitions.py",
     "controller/compare/findings.py",
     "controller/compare/table.py",
     "controller/decide.py",

@@ -83,7 +83,8 @@ def verify(
     json_file: str | None = JsonOption,
     settings_file: Path | None = SettingsOption,
 ) -> None:
-    """Prove that all nodes hold the same data: every byte of every table, at one position, while the clinics work.
+    """Prove that all nodes hold the same data: every byte of every table, at one position, while the clinics work;
+    and that their views, triggers, routines, events and databases are defined alike.
 
     The primary is only read, in short statements with pauses between; a standby stands still for an instant. Only names
     of tables and keys of rows are shown, never what is in them.

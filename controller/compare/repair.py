@@ -100,7 +100,7 @@ class Repair:
                     server.rows(f"DELETE {table.source(piece, forced=False)}")
                 for batch in batches(rows):
                     values = [table.stored_value(column, value) for row in batch
-                              for column, value in zip(table.stored, row, strict=True)]  # fmt: skip
+                              for column, value in zip(table.written, row, strict=True)]  # fmt: skip
                     server.rows(table.insert(len(batch)), *values)
                 server.rows("COMMIT")
             finally:

@@ -13,6 +13,7 @@ from pymysql.connections import Connection
 from cluster.errors import BadInput, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Node, Secrets, Settings
+from controller.compare.definitions import SOURCES, Definition
 from controller.compare.findings import Digest, Row
 from controller.compare.table import Column, IndexPart, Piece, Table, choose_key, definition
 
@@ -109,11 +110,19 @@ class Server:
         quoted = f"`{schema.replace('`', '``')}`.`{name.replace('`', '``')}`"
         return definition(str(self.rows(f"SHOW CREATE TABLE {quoted}")[0][1]))
 
+    def definitions(self) -> dict[Definition, str]:
+        """Return the hash of everything that is defined besides tables and is not the server's own."""
+        return {
+            Definition(kind=str(kind), schema=str(schema), name=str(name), table=str(table)): str(hashed)
+            for source in SOURCES
+            for kind, schema, name, table, hashed in self.rows(source.query(len(SYSTEM_SCHEMAS)), *SYSTEM_SCHEMAS)
+        }
+
     def describe(self, schema: str, name: str) -> Table:
         """Return a table as it is now."""
         columns = [
             Column(name=str(column), kind=str(kind).lower(), charset=charset, nullable=nullable == "YES",
-                   generated="GENERATED" in str(extra).upper())
+                   generated="GENERATED" in str(extra).upper(), virtual="VIRTUAL" in str(extra).upper())
             for column, kind, charset, nullable, extra in self.rows(
                 "SELECT COLUMN_NAME, DATA_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, EXTRA FROM information_schema.COLUMNS"
                 " WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION", schema, name)

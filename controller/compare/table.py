@@ -29,13 +29,14 @@ ALL_ROWS = 2**64 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column; `generated` ones are worked out, not stored."""
+    """One column. `generated` ones cannot be written, and of those only `virtual` ones are not stored."""
 
     name: str
     kind: str
     charset: str | None = None
     nullable: bool = True
     generated: bool = False
+    virtual: bool = False
 
     @property
     def quoted(self) -> str:
@@ -125,7 +126,12 @@ class Table:
 
     @property
     def stored(self) -> tuple[Column, ...]:
-        """Return the columns that hold something of their own."""
+        """Return the columns that hold something."""
+        return tuple(one for one in self.columns if not one.virtual)
+
+    @property
+    def written(self) -> tuple[Column, ...]:
+        """Return the columns that hold something of their own: the server works out the others when these are."""
         return tuple(one for one in self.columns if not one.generated)
 
     def source(self, piece: Piece, *, forced: bool = True) -> str:
@@ -176,8 +182,8 @@ class Table:
         return f"SELECT {parts} FROM {self.quoted} WHERE {named} LIMIT 1"
 
     def values(self, piece: Piece) -> str:
-        """Return SQL for the exact content of every stored column."""
-        parts = ", ".join(f"CAST({one.exact} AS BINARY) AS c{number}" for number, one in enumerate(self.stored))
+        """Return SQL for the exact content of every column that is written."""
+        parts = ", ".join(f"CAST({one.exact} AS BINARY) AS c{number}" for number, one in enumerate(self.written))
         return f"SELECT {parts} {self.source(piece)}"
 
     @property
@@ -187,8 +193,8 @@ class Table:
 
     def insert(self, rows: int) -> str:
         """Return SQL that puts `rows` rows back, with a place for every value."""
-        names = ", ".join(one.quoted for one in self.stored)
-        row = f"({', '.join(['%s'] * len(self.stored))})"
+        names = ", ".join(one.quoted for one in self.written)
+        row = f"({', '.join(['%s'] * len(self.written))})"
         return f"INSERT INTO {self.quoted} ({names}) VALUES {', '.join([row] * rows)}"
 
     def stored_value(self, column: Column, value: bytes | None) -> bytes | str | int | None:

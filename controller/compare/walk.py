@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from cluster import clock
 from cluster.errors import OscarHaError
+from controller.compare import definitions
+from controller.compare.definitions import Definition, Definitions
 from controller.compare.findings import (
     Digest,
     How,
@@ -47,6 +49,12 @@ class Wanted:
         if self.tables:
             return f"{schema}.{name}" in self.tables
         return not self.databases or schema in self.databases
+
+    def covers(self, one: Definition) -> bool:
+        """Return whether something that is no table is asked for: with tables only their triggers are."""
+        if self.tables:
+            return bool(one.table) and f"{one.schema}.{one.table}" in self.tables
+        return not self.databases or one.schema in self.databases
 
 
 @dataclass(slots=True)
@@ -97,7 +105,7 @@ class Walk:
             found.append(await self.table(schema, name))
             self.progress.tables_done += 1
             self.progress.changed(self.progress)
-        return (*found, *others)
+        return (*found, *others, *await self._others())
 
     async def _named(self) -> list[tuple[str, str]]:
         tables = await asyncio.to_thread(self.moments.outside.tables)
@@ -120,6 +128,24 @@ class Walk:
         undecided = [TableFound(table=one, engine="", verdict=Verdict.UNDECIDED,
                                 why="it is a sequence or keeps old versions: not compared") for one in sorted(others)]  # fmt: skip
         return lists, undecided
+
+    async def _others(self) -> list[TableFound]:
+        """Return what is defined otherwise besides the tables. A change on its way gets the time to arrive."""
+        nodes: dict[str, Definitions] = {}
+        found: dict[Definition, frozenset[str]] | None = None
+        for look in range(LOOKS_MAX):
+            nodes = {node: self._wanted(all_of_it) for node, all_of_it in (
+                await self.moments.ask(lambda server: server.definitions())).items()}  # fmt: skip
+            now = definitions.differing(nodes)
+            found = now if found is None else definitions.seen_again(found, now)
+            if not found:
+                break
+            await asyncio.sleep(LOOK_PAUSE_SECONDS * 2**look)
+        return definitions.told(found or {}, nodes)
+
+    def _wanted(self, found: Definitions) -> Definitions:
+        """Return what belongs to what is asked for: of one table only its triggers."""
+        return {one: text for one, text in found.items() if self.wanted.covers(one)}
 
     # -- one table --------------------------------------------------------------------------------------------------
 

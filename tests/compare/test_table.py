@@ -61,6 +61,16 @@ def test_null_is_told_from_empty_and_long_columns_are_hashed_by_themselves() -> 
     assert TEXT.token == "CONCAT(LENGTH(CAST(`name` AS BINARY)), ':', CAST(`name` AS BINARY))"
 
 
+def test_a_column_that_is_worked_out_is_compared_if_it_is_stored_and_never_written() -> None:
+    columns = (Column(name="a", kind="int"), Column(name="b", kind="int", generated=True),
+               Column(name="c", kind="int", generated=True, virtual=True))  # fmt: skip
+    table = Table(schema="s", name="t", engine="InnoDB", columns=columns, key=None, transactional=True)
+
+    assert [one.name for one in table.stored] == ["a", "b"]
+    assert table.insert(1) == "INSERT INTO `s`.`t` (`a`) VALUES (%s)"
+    assert "`b`" not in table.values(Piece())
+
+
 def test_only_the_next_number_is_left_out_of_a_definition() -> None:
     text = (
         "CREATE TABLE `t` (\n  `a` varchar(99) DEFAULT ') AUTO_INCREMENT=5'\n) ENGINE=InnoDB AUTO_INCREMENT=17 DEFAULT"

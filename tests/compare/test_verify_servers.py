@@ -247,17 +247,44 @@ def test_every_small_damage_is_found_and_named_and_repaired(cluster: Cluster) ->
     cluster.await_level()
 
 
+DEFINED = (
+    "CREATE VIEW seen AS SELECT id FROM moved",
+    "CREATE VIEW same AS SELECT id FROM moved",
+    "CREATE TRIGGER acts BEFORE INSERT ON moved FOR EACH ROW SET NEW.a = 'x'",
+    "CREATE PROCEDURE does() SELECT 1",
+    "CREATE EVENT ticks ON SCHEDULE EVERY 1 DAY DO SET @a = 1",
+)
+REDEFINED = (
+    "ALTER TABLE moved MODIFY a VARCHAR(9) CHARACTER SET latin1",
+    "CREATE TABLE stray (id INT PRIMARY KEY)",
+    "CREATE OR REPLACE VIEW seen AS SELECT id + 1 AS id FROM moved",
+    "DROP TRIGGER acts",
+    "CREATE OR REPLACE PROCEDURE does() SELECT 2",
+    "ALTER EVENT ticks ON SCHEDULE EVERY 2 DAY",
+    "CREATE DATABASE oscar_stray",
+)
+
+
 @pytest.mark.usefixtures("load")
 def test_a_definition_that_differs_and_a_table_too_many_are_told(cluster: Cluster) -> None:
-    cluster.run(cluster.node(OTHER), "ALTER TABLE moved MODIFY a VARCHAR(9) CHARACTER SET latin1",
-                "CREATE TABLE stray (id INT PRIMARY KEY)")  # fmt: skip
-    code, report = cluster.verify("--database", "oscar")
-    cluster.run(cluster.node(OTHER), "DROP TABLE stray", "ALTER TABLE moved MODIFY a VARCHAR(9)")
+    """Whoever is promoted serves with its own triggers, views and routines: they are the same too, or it is said."""
+    written = "SET SESSION sql_log_bin = 1"
+    cluster.run(cluster.node("db-clinic"), written, *DEFINED)
+    cluster.await_level()
+    cluster.run(cluster.node(OTHER), *REDEFINED)
+    code, report = cluster.verify()
+    cluster.run(cluster.node(OTHER), "DROP TABLE stray", "ALTER TABLE moved MODIFY a VARCHAR(9)",
+                "DROP DATABASE oscar_stray", "CREATE TRIGGER acts BEFORE INSERT ON moved FOR EACH ROW SET @a = 1")  # fmt: skip
+    cluster.run(cluster.node("db-clinic"), written, "DROP VIEW seen, same", "DROP TRIGGER acts", "DROP PROCEDURE does",
+                "DROP EVENT ticks")  # fmt: skip
 
     found = told(report)
     assert code == 1
+    assert set(found) == {"moved", "stray", "view oscar.seen", "trigger oscar.acts", "procedure oscar.does",
+                          "event oscar.ticks", "database oscar_stray"}  # fmt: skip
     assert "definition differs" in found["moved"]["why"]
     assert "the primary has no such table" in found["stray"]["why"]
+    assert f"{OTHER} has no such trigger" in found["trigger oscar.acts"]["why"]
     assert {node for one in found.values() for node in one["nodes"]} == {OTHER}
 
 
