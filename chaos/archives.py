@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from chaos.history import Finding, Verdict, named
+from cluster.binlog.events import FILE_NAME
+from cluster.binlog.framing import MIB
 from replicator.archive import Archive
-from replicator.events import FILE_NAME
-from replicator.framing import MIB
 from replicator.keys import NO_KEYS, Keys
 from replicator.stored import StoredFile
 

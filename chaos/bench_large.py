@@ -22,9 +22,9 @@ from pathlib import Path
 from chaos.bench_figures import Goal, Measured
 from chaos.bench_rig import CLINIC, TORONTO, Database, Rig
 from cluster import clock
+from cluster.binlog.framing import GIB, MIB
 from cluster.errors import BadInput, OscarHaError
 from cluster.position import Position
-from replicator.framing import GIB, MIB
 
 ROW_BYTES = MIB
 ROWS = 4_200

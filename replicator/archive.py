@@ -27,15 +27,15 @@ from typing import IO, Self
 
 import structlog
 
-from cluster import clock
+from cluster import clock, durable
+from cluster.binlog.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
+from cluster.binlog.framing import MAGIC, MIB
 from cluster.errors import BadInput, Bug, MalformedStream, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
-from replicator import durable, epoch_file, segments, stored
+from replicator import epoch_file, segments, stored
 from replicator.epoch_file import EPOCH_FILE, EpochStart
-from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, checked_file, file_number
 from replicator.frames import Damaged
-from replicator.framing import MAGIC, MIB
 from replicator.keys import NO_KEYS, Keys
 from replicator.receiving import Batch, Chunk, Reply
 from replicator.segments import Segment

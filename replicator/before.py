@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster import clock
+from cluster.binlog.events import FIRST_OFFSET, GroupTracker, Kind, Mark, gtid_of
 from cluster.errors import BadInput, Refused
 from cluster.position import Gtid, Position
 from replicator import indexes, segments
 from replicator.archive import Archive, EpochArchive
-from replicator.events import FIRST_OFFSET, GroupTracker, Kind, Mark, gtid_of
 from replicator.lookup import index_of
 from replicator.segments import Segment
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import structlog
 
 from cluster import clock
+from cluster.binlog.events import FIRST_OFFSET
+from cluster.binlog.framing import GIB, MIB
 from cluster.errors import OscarHaError
 from cluster.position import Position
 from cluster.records import MassChange
 from cluster.settings import Alarm
 from replicator.archive import Archive, EpochArchive
 from replicator.changes import WINDOW_SECONDS, Changes, Raised
-from replicator.events import FIRST_OFFSET
-from replicator.framing import GIB, MIB
 from replicator.metrics import Metrics
 from replicator.segments import Segment, events_of
 

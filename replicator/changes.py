@@ -12,13 +12,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from cluster.clock import NANOS_PER_SECOND, Nanos
-from cluster.position import Gtid, Position
-from cluster.settings import Alarm as Limits
-from cluster.settings import TableAlarm
-from replicator.events import Kind, gtid_of, position_of
-from replicator.framing import CRC_BYTES, EventHeader
-from replicator.rows import (
+from cluster.binlog.events import Kind, gtid_of, position_of
+from cluster.binlog.framing import CRC_BYTES, EventHeader
+from cluster.binlog.rows import (
     CHANGES,
     FLAGS_OFFSET,
     TABLE_ID_OFFSET,
@@ -29,7 +25,11 @@ from replicator.rows import (
     rows_of,
     table_map_of,
 )
-from replicator.statements import LOSES_ROWS, Does, Statement, statement_of
+from cluster.binlog.statements import LOSES_ROWS, Does, Statement, statement_of
+from cluster.clock import NANOS_PER_SECOND, Nanos
+from cluster.position import Gtid, Position
+from cluster.settings import Alarm as Limits
+from cluster.settings import TableAlarm
 
 WINDOW_SECONDS, BUCKET_SECONDS = 60, 10
 SECONDS_PER_MINUTE = 60

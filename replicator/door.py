@@ -12,10 +12,10 @@ from struct import Struct
 import structlog
 
 from cluster import tls
+from cluster.binlog.framing import PACKET_HEADER_BYTES, packet
 from cluster.errors import MalformedStream
 from cluster.settings import Tls
 from replicator import wire
-from replicator.framing import PACKET_HEADER_BYTES, packet
 
 LOGIN_BYTES_MAX = 4 * 1024
 COMMAND_BYTES_MAX = 64 * 1024

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from cluster import records
+from cluster import durable, records
 from cluster.errors import BadInput, MalformedStream
 from cluster.position import Position
-from replicator import durable, segments
+from replicator import segments
 from replicator.stored import StoredFile
 
 EPOCH_FILE = "epoch.json"

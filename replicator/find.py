@@ -8,12 +8,12 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 
+from cluster.binlog.decoding import Decoder, Image, Row, Table, Value
+from cluster.binlog.events import FIRST_OFFSET, GTID_STANDALONE, Kind, Mark, ends_transaction, gtid_of, position_of
+from cluster.binlog.framing import CRC_BYTES, HEADER_BYTES, EventHeader
+from cluster.binlog.rows import CHANGES, FLAGS_OFFSET, TABLE_ID_OFFSET, query_of, rows_of, table_map_of
+from cluster.binlog.statements import Does, Statement, statement_of
 from cluster.position import Gtid, Position
-from replicator.decoding import Decoder, Image, Row, Table, Value
-from replicator.events import FIRST_OFFSET, GTID_STANDALONE, Kind, Mark, ends_transaction, gtid_of, position_of
-from replicator.framing import CRC_BYTES, HEADER_BYTES, EventHeader
-from replicator.rows import CHANGES, FLAGS_OFFSET, TABLE_ID_OFFSET, query_of, rows_of, table_map_of
-from replicator.statements import Does, Statement, statement_of
 
 KEYS_SHOWN_MAX = 20
 ROWS_SHOWN_MAX = 50

@@ -17,13 +17,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster import clock, settings
+from cluster.binlog.decoding import Decoder, Definition, Image, Row, definitions_of
+from cluster.binlog.framing import HEADER, MIB
 from cluster.errors import BadInput, Refused
 from cluster.mariadb import MariaDb
 from cluster.position import Gtid
 from replicator import indexes, segments
 from replicator.archive import Archive, EpochArchive
 from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
-from replicator.decoding import Decoder, Definition, Image, Row, definitions_of
 from replicator.find import (
     KEYS_SHOWN_MAX,
     NULL,
@@ -36,7 +37,6 @@ from replicator.find import (
     shown,
     worth_reading,
 )
-from replicator.framing import HEADER, MIB
 from replicator.stored import StoredFile
 
 KINDS = frozenset({"insert", "update", "delete", "ddl"})

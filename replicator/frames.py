@@ -18,8 +18,8 @@ import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cluster.binlog.framing import KIB, MAGIC
 from cluster.errors import MalformedStream
-from replicator.framing import KIB, MAGIC
 from replicator.keys import FINGERPRINT_BYTES, KEY_ID_BYTES_MAX, Key, Keys
 
 FRAME_BYTES_MAX = 512 * KIB

@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster import clock, records
+from cluster import clock, durable, records
 from cluster.errors import BadInput, DeadlinePassed
 from cluster.position import Position
-from replicator import durable
 from replicator.retention import Floor
 
 FOLDER, LOCK_FILE = "holds", "lock"

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster import records
+from cluster import durable, records
+from cluster.binlog.events import Mark
 from cluster.errors import BadInput
 from cluster.position import Position
-from replicator import durable
-from replicator.events import Mark
 from replicator.stored import StoredFile
 
 VERSION = 1

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cluster import clock
+from cluster.binlog.framing import KIB, MIB, NEED_DATA, PacketFramer
 from cluster.clock import Nanos
 from cluster.errors import DeadlinePassed, Unreachable
 from cluster.settings import Timing
 from replicator.archive import EpochArchive, EpochWriter
-from replicator.framing import KIB, MIB, NEED_DATA, PacketFramer
 from replicator.link import Link
 from replicator.metrics import Metrics
 from replicator.receiving import Reply, StreamReader

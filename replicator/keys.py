@@ -14,10 +14,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cluster import clock
+from cluster import clock, durable
 from cluster.errors import BadInput
 from cluster.settings import Settings, read_secret_lines
-from replicator import durable
 
 KEY_BYTES = 32
 KEYS_MAX = 1000

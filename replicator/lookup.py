@@ -5,11 +5,11 @@ A replica whose position is not in the archive is refused with the reason, never
 
 from dataclasses import dataclass
 
+from cluster.binlog.events import FIRST_OFFSET, GroupTracker, Kind, Mark, gtid_of
 from cluster.errors import Diverged, Refused
 from cluster.position import Gtid, Position
 from replicator import indexes, segments
 from replicator.archive import Archive, EpochArchive
-from replicator.events import FIRST_OFFSET, GroupTracker, Kind, Mark, gtid_of
 from replicator.frames import Damaged
 from replicator.segments import Segment
 

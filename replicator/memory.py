@@ -6,7 +6,7 @@ kernel for one of that size again: what ten readers needed at some moment is the
 
 import ctypes
 
-from replicator.framing import KIB, MIB
+from cluster.binlog.framing import KIB, MIB
 
 ARENAS_MAX = 2
 """The interpreter lets one thread at a time allocate, and system calls do not: more would only be more rests."""

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import structlog
 
-from cluster import clock
+from cluster import clock, durable
+from cluster.binlog.events import file_number
 from cluster.clock import Nanos
 from cluster.errors import BadInput, DeadlinePassed, Diverged, MalformedStream, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.records import DamagedFile
 from cluster.settings import Settings, Timing
-from replicator import durable, indexes, scrubbing, segments
+from replicator import indexes, scrubbing, segments
 from replicator.archive import MENDING, Archive, DiskFull, EpochArchive
 from replicator.epoch_file import EpochStart
-from replicator.events import file_number
 from replicator.intake import fetch
 from replicator.keeping import summed_up, write_index
 from replicator.metrics import Metrics

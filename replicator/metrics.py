@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from cluster.binlog.rows import Change
 from cluster.position import Position
 from replicator.pruning import Sizes
 from replicator.remedy import Remedy
-from replicator.rows import Change
 
 TABLES_LABELLED_MAX = 64
 """So many tables have series of their own, those that change first; all others are `other`."""

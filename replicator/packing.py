@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import structlog
 import zstandard
 
-from cluster import clock
+from cluster import clock, durable
+from cluster.binlog.events import Mark
 from cluster.clock import NANOS_PER_SECOND, Nanos
 from cluster.errors import OscarHaError
 from cluster.settings import ArchiveRules
-from replicator import durable, frames, indexes, retention, stored
+from replicator import frames, indexes, retention, stored
 from replicator.archive import Archive, EpochArchive
-from replicator.events import Mark
 from replicator.frames import Damaged
 from replicator.indexes import Index
 from replicator.metrics import Metrics

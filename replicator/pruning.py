@@ -10,9 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from replicator import durable, indexes, stored
+from cluster import durable
+from cluster.binlog.events import FIRST_OFFSET
+from replicator import indexes, stored
 from replicator.archive import REMOVED, Archive, EpochArchive
-from replicator.events import FIRST_OFFSET
 from replicator.retention import HeldFile
 from replicator.segments import Segment
 from replicator.stored import Form

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from zlib import crc32
 
-from cluster.errors import Diverged, MalformedStream, OscarHaError
-from cluster.position import Position
-from replicator.events import (
+from cluster.binlog.events import (
     FIRST_OFFSET,
     FLAG_ARTIFICIAL,
     GTID_BYTES_MIN,
@@ -26,7 +24,7 @@ from replicator.events import (
     require_known,
     rotate_target,
 )
-from replicator.framing import (
+from cluster.binlog.framing import (
     CRC_RESIDUE,
     HEADER_BYTES,
     PACKET_HEADER_BYTES,
@@ -35,6 +33,8 @@ from replicator.framing import (
     PacketFramer,
     checked_event,
 )
+from cluster.errors import Diverged, MalformedStream, OscarHaError
+from cluster.position import Position
 from replicator.remedy import error_for
 
 PACKET_OK, PACKET_EOF, PACKET_ERROR = 0x00, 0xFE, 0xFF

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cluster.binlog.events import NO_CHECKSUMS, NotUnderstood
 from cluster.errors import Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
 
 
@@ -28,10 +29,6 @@ class NotThere(Diverged):
     """The source does not have what we need next; another one may."""
 
 
-class NotUnderstood(MalformedStream):
-    """Well formed, but nothing that may be archived: a person must change the primary."""
-
-
 class SameServerId(Refused):
     """Another replica connected with our server id, and the source ended our stream."""
 
@@ -46,10 +43,6 @@ class Rule:
     hint: str
 
 
-NO_CHECKSUMS = (
-    "what was written without checksums can never be archived, nor acknowledged, also when binlog_checksum=CRC32 is set again:"
-    " 'oscar-ha failover' goes on without it"
-)
 BINLOG_ERROR, SAME_SERVER_ID, UNKNOWN_ERROR = 1236, 4052, 1105
 ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698, 3118, 3159, 4151})
 _BINLOG = frozenset({BINLOG_ERROR})

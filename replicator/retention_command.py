@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster import clock, settings
+from cluster.binlog.events import FILE_NAME
 from cluster.errors import BadInput, Refused
 from cluster.http import Client
 from cluster.position import Position
 from replicator import holds, segments
 from replicator.archive import Archive
 from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
-from replicator.events import FILE_NAME
 from replicator.find_command import seconds_of
 from replicator.holds import Hold
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import structlog
 
-from cluster import clock, records
+from cluster import clock, durable, records
+from cluster.binlog.events import file_number
 from cluster.clock import Nanos
 from cluster.errors import BadInput, MalformedStream
 from cluster.settings import ArchiveRules
-from replicator import durable, epoch_file, indexes, segments
+from replicator import epoch_file, indexes, segments
 from replicator.archive import Archive
-from replicator.events import file_number
 from replicator.keeping import summed_up
 from replicator.metrics import Metrics
 from replicator.segments import Segment

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from cluster.errors import MalformedStream, Refused
-from cluster.position import Position
-from replicator import indexes
-from replicator.events import (
+from cluster.binlog.events import (
     FIRST_OFFSET,
     OUTSIDE_GROUPS,
     GroupTracker,
@@ -25,8 +22,20 @@ from replicator.events import (
     require_known,
     rotate_target,
 )
+from cluster.binlog.framing import (
+    CRC_BYTES,
+    EVENT_BYTES_MAX,
+    HEADER,
+    HEADER_BYTES,
+    MAGIC,
+    MIB,
+    EventHeader,
+    checked_event,
+)
+from cluster.errors import MalformedStream, Refused
+from cluster.position import Position
+from replicator import indexes
 from replicator.frames import Damaged
-from replicator.framing import CRC_BYTES, EVENT_BYTES_MAX, HEADER, HEADER_BYTES, MAGIC, MIB, EventHeader, checked_event
 from replicator.keys import NO_KEYS, Keys
 from replicator.receiving import INDEX_EVERY_BYTES, U32_MASK
 from replicator.stored import FrameMap, Readable, Reader, StoredFile, Sums, Survey

@@ -15,16 +15,16 @@ from typing import Any
 import pymysql
 
 from cluster import clock, tls
+from cluster.binlog.events import FIRST_OFFSET, NO_CHECKSUMS
 from cluster.clock import NANOS_PER_MS
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Settings, Timing, Tls
 from replicator.archive import Resume
 from replicator.driver import SetupConnection, code_of
-from replicator.events import FIRST_OFFSET
 from replicator.link import Link
 from replicator.receiving import U32_MASK
-from replicator.remedy import NO_CHECKSUMS, NotThere, error_for
+from replicator.remedy import NotThere, error_for
 
 SLAVE_CAPABILITY_GTID = 4
 DUMP_NON_BLOCK = 0x01

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Protocol
 from zlib import crc32
 
-from replicator import durable, frames
+from cluster import durable
+from cluster.binlog.framing import KIB, MAGIC, MIB
+from replicator import frames
 from replicator.frames import FRAME_BYTES_MAX, FRAME_HEAD_BYTES, RUN_BYTES, RUN_MAGIC, Damaged, FrameHead, Run
-from replicator.framing import KIB, MAGIC, MIB
 from replicator.keys import NO_KEYS, Keys
 
 BLOCK_BYTES = 256 * KIB

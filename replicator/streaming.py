@@ -7,12 +7,13 @@ later ends with an error: its reader has transactions that no primary kept.
 import asyncio
 from contextlib import closing
 
+from cluster.binlog import events
+from cluster.binlog.events import FIRST_OFFSET
+from cluster.binlog.framing import HEADER, HEADER_BYTES, KIB, EventHeader, checked_event, whole_events
 from cluster.errors import Diverged, MalformedStream, Refused
-from replicator import events, lookup, segments, wire
+from replicator import lookup, segments, wire
 from replicator.archive import Archive, EpochArchive, gone
-from replicator.events import FIRST_OFFSET
 from replicator.frames import Damaged
-from replicator.framing import HEADER, HEADER_BYTES, KIB, EventHeader, checked_event, whole_events
 from replicator.lookup import Place
 from replicator.metrics import Metrics
 from replicator.segments import Segment

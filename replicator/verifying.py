@@ -10,13 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
+from cluster.binlog.events import FILE_NAME, FIRST_OFFSET, GroupTracker, Kind, file_number
+from cluster.binlog.framing import MIB
 from cluster.errors import MalformedStream
 from cluster.position import Position
 from replicator import epoch_file, indexes, segments, stored
 from replicator.archive import Archive, EpochArchive
 from replicator.epoch_file import EPOCH_FILE
-from replicator.events import FILE_NAME, FIRST_OFFSET, GroupTracker, Kind, file_number
-from replicator.framing import MIB
 from replicator.segments import Walked
 from replicator.stored import StoredFile
 

@@ -13,10 +13,10 @@ from hashlib import sha1
 from struct import Struct
 from typing import NamedTuple
 
+from cluster.binlog.events import GroupTracker, Kind, gtid_of
+from cluster.binlog.framing import EVENT_BYTES_MIN, HEADER_BYTES, PART_BYTES_MAX, EventHeader, packet, whole_events
 from cluster.errors import MalformedStream
 from cluster.position import Position
-from replicator.events import GroupTracker, Kind, gtid_of
-from replicator.framing import EVENT_BYTES_MIN, HEADER_BYTES, PART_BYTES_MAX, EventHeader, packet, whole_events
 
 NATIVE = b"mysql_native_password"
 SERVER_VERSION = b"5.5.5-10.11.0-MariaDB-oscar-ha"

@@ -2,9 +2,9 @@
 
 from struct import Struct
 
+from cluster.binlog.events import Kind
+from cluster.binlog.framing import MAGIC, an_event
 from cluster.position import Gtid, Position
-from replicator.events import Kind
-from replicator.framing import MAGIC, an_event
 
 GTID_STANDALONE = 1
 GTID_TRANSACTIONAL = 4

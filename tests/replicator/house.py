@@ -18,11 +18,11 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from cluster import clock, records
+from cluster.binlog.framing import GIB
 from cluster.certificates import Issued, issue, make_authority
 from cluster.position import Position
 from cluster.records import Acks, Durability, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport
 from cluster.settings import Tls
-from replicator.framing import GIB
 from replicator.keys import NO_KEYS, Keys, add_key, read_keys
 from replicator.stored import StoredFile
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.binlog.framing import packet
 from replicator import wire
-from replicator.framing import packet
 
 ANSWER_SECONDS = 5.0
 

@@ -12,14 +12,14 @@ from typing import Any, Self
 
 import pymysql
 
+from cluster.binlog.events import FLAG_ARTIFICIAL
+from cluster.binlog.framing import HEADER, NEED_DATA, PacketFramer, packet
 from cluster.position import Position
 from cluster.settings import Timing, Tls
 from replicator import wire
 from replicator.admission import Limits
 from replicator.archive import Archive, Resume
 from replicator.door import Account
-from replicator.events import FLAG_ARTIFICIAL
-from replicator.framing import HEADER, NEED_DATA, PacketFramer, packet
 from replicator.metrics import Metrics
 from replicator.serve import Server
 from replicator.source import DUMP_ANNOTATE, Target, Wanted, opened

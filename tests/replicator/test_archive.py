@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from cluster.binlog.framing import GIB
 from cluster.errors import BadInput, Bug, Diverged, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
 from replicator import lookup
 from replicator.archive import Archive, EpochWriter
 from replicator.follow import past_epochs
-from replicator.framing import GIB
 from replicator.keys import NO_KEYS, Key, Keys
 from replicator.lookup import NotYet
 from replicator.receiving import Reply, StreamReader

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from cluster.binlog.events import Kind
+from cluster.binlog.framing import HEADER, EventHeader, an_event
+from cluster.binlog.rows import Change, RowLengths, TableMap, decompressed, plain, rows_of, table_map_of
 from cluster.clock import NANOS_PER_SECOND, Nanos
 from cluster.errors import MalformedStream
 from cluster.position import Position
 from cluster.settings import Alarm, TableAlarm
 from replicator.changes import Changes, Raised, StreamTime
-from replicator.events import Kind
-from replicator.framing import HEADER, EventHeader, an_event
-from replicator.rows import Change, RowLengths, TableMap, decompressed, plain, rows_of, table_map_of
 from replicator.segments import events_of
 from tests.servers.mariadb import MariaDBServer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.binlog.framing import MIB
 from replicator.archive import Archive, DiskFull, EpochWriter
-from replicator.framing import MIB
 from replicator.keys import NO_KEYS, Keys
 from tests.replicator.binlog import Binlog
 from tests.replicator.test_archive import FIRST, RING, content, fill, first_log

@@ -3,10 +3,10 @@
 from contextlib import closing
 from pathlib import Path
 
+from cluster.binlog.framing import KIB
 from cluster.settings import Alarm
 from replicator.archive import Archive, EpochWriter
 from replicator.change_reader import ChangeReader
-from replicator.framing import KIB
 from replicator.keys import NO_KEYS
 from replicator.metrics import Metrics
 from tests.replicator.binlog import Binlog

@@ -12,17 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import clock
+from cluster.binlog.decoding import Decoder, Row, definitions_of, text_of
+from cluster.binlog.events import Mark
+from cluster.binlog.rows import CHANGES, table_id_of
+from cluster.binlog.statements import statement_of
 from cluster.errors import BadInput
 from cluster.position import Gtid, Position
 from cluster.records import LineageEntry
 from replicator import archive_command
 from replicator.archive import Archive
-from replicator.decoding import Decoder, Row, definitions_of, text_of
-from replicator.events import Mark
 from replicator.find import FileFacts, Wanted, beginning, same, shown, worth_reading
-from replicator.rows import CHANGES, table_id_of
 from replicator.segments import events_of
-from replicator.statements import statement_of
 from tests.replicator.house import House
 from tests.servers.mariadb import MariaDBServer
 

@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from cluster.binlog import framing
+from cluster.binlog.framing import (
+    NEED_DATA,
+    PART_BYTES_MAX,
+    PacketFramer,
+    an_event,
+    checked_event,
+    packet,
+    whole_events,
+)
 from cluster.errors import MalformedStream
-from replicator import framing
-from replicator.framing import NEED_DATA, PART_BYTES_MAX, PacketFramer, an_event, checked_event, packet, whole_events
 from replicator.wire import EventPackets
 
 EVENT = an_event(16, b"\1\2\3\4\5\6\7\0", server_id=7, end_position=99)

@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as some
 
 from cluster import clock
+from cluster.binlog import events
+from cluster.binlog.framing import MIB, packet
 from cluster.errors import OscarHaError
 from cluster.records import LineageEntry
 from cluster.settings import Timing
-from replicator import events, wire
+from replicator import wire
 from replicator.archive import Archive
-from replicator.framing import MIB, packet
 from replicator.intake import fetch
 from replicator.metrics import Metrics
 from replicator.source import Target

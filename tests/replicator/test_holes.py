@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.binlog.events import fake_rotate
 from cluster.position import Position
 from cluster.records import LineageEntry
 from replicator import lookup
 from replicator.archive import Archive, EpochWriter
-from replicator.events import fake_rotate
 from replicator.frames import Damaged
 from replicator.verifying import verify
 from tests.replicator.binlog import Binlog

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.binlog.events import fake_rotate
 from cluster.errors import BadInput, Refused
 from cluster.position import Position
 from cluster.records import LineageEntry
 from replicator import holds, lookup, pruning, segments
 from replicator.archive import REMOVED, Archive, EpochWriter, Gone
-from replicator.events import fake_rotate
 from replicator.holds import Hold
 from replicator.keys import NO_KEYS, Keys
 from replicator.verifying import verify

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from cluster.binlog import events
+from cluster.binlog.events import Kind
+from cluster.binlog.framing import MAGIC, NEED_DATA, PacketFramer, an_event, packet
 from cluster.errors import Diverged, MalformedStream, OscarHaError, Unauthorized, Unreachable
 from cluster.position import Position
-from replicator import events
-from replicator.events import Kind
-from replicator.framing import MAGIC, NEED_DATA, PacketFramer, an_event, packet
 from replicator.receiving import Chunk, StreamReader
 from replicator.remedy import NotThere, SameServerId, error_for
 from tests.replicator.binlog import Binlog

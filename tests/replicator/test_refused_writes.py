@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import clock
-from replicator.framing import KIB, MIB
+from cluster.binlog.framing import KIB, MIB
 from replicator.service import FILL_EVERY_MS
 from tests.replicator.house import House, until
 from tests.replicator.test_acknowledging import BLOCKED_SECONDS, Writer, primary_of

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.binlog.events import NotUnderstood
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
 from replicator import remedy
 from replicator.door import Account
 from replicator.frames import Damaged
 from replicator.receiving import error_of
-from replicator.remedy import NotThere, NotUnderstood, Remedy, SameServerId, error_for, remedy_of
+from replicator.remedy import NotThere, Remedy, SameServerId, error_for, remedy_of
 from replicator.source import DUMP_ANNOTATE, DUMP_NON_BLOCK
 from tests.replicator.serving import Reader
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer

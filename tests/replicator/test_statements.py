@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from replicator.statements import Does, Statement, statement_of
+from cluster.binlog.statements import Does, Statement, statement_of
 
 CASES = {
     "BEGIN": Statement(Does.TRANSACTION),

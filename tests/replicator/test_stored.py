@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from cluster.binlog.framing import MAGIC
 from cluster.errors import BadInput
 from replicator import stored
 from replicator.frames import FRAME_BYTES_MAX, Damaged
-from replicator.framing import MAGIC
 from replicator.keys import NO_KEYS, Key, Keys
 from replicator.stored import BLOCK_BYTES, Form, FramedReader, StoredFile
 

@@ -10,11 +10,11 @@ import pymysql
 import pytest
 
 from cluster import tls
+from cluster.binlog.framing import MIB, packet
 from cluster.certificates import Issued, issue, make_authority
 from cluster.errors import BadInput, Unauthorized
 from cluster.settings import Tls
 from replicator import wire
-from replicator.framing import MIB, packet
 from replicator.link import RECORD_BYTES_MAX, Link
 from replicator.source import NotTrusted
 from tests.replicator.house import House, until

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from cluster.binlog.events import Kind
 from cluster.position import Position
-from replicator.events import Kind
 from tests.replicator.house import House, until
 from tests.replicator.test_acknowledging import primary_of
 from tests.replicator.test_interrupted import TokenWriter, archived, without_flag

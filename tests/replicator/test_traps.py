@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.binlog import events
+from cluster.binlog.events import Kind
+from cluster.binlog.framing import MIB, an_event, whole_events
 from cluster.errors import BadInput, Diverged, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Timing
-from replicator import events
 from replicator.archive import Resume
-from replicator.events import Kind
-from replicator.framing import MIB, an_event, whole_events
 from replicator.receiving import StreamReader
 from replicator.source import Target, Wanted, opened, require_fit
 from tests.replicator.binlog import Binlog

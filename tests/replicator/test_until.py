@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from cluster.binlog.events import LIST_UNTIL_REACHED, Kind, position_of_list
+from cluster.binlog.framing import CRC_BYTES, HEADER, HEADER_BYTES
 from cluster.errors import BadInput, Refused
 from cluster.position import Gtid, Position
 from replicator.archive import Archive
 from replicator.before import asked, before_gtid
-from replicator.events import LIST_UNTIL_REACHED, Kind, position_of_list
-from replicator.framing import CRC_BYTES, HEADER, HEADER_BYTES
 from tests.replicator.binlog import Binlog
 from tests.replicator.house import TOKEN, House, until
 from tests.replicator.serving import Reader, a_log, an_archive, serving

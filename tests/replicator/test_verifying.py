@@ -8,10 +8,10 @@ from threading import Event
 
 import pytest
 
+from cluster.binlog.events import fake_rotate
 from cluster.position import Position
 from replicator import indexes, lookup
 from replicator.archive import Archive, EpochWriter
-from replicator.events import fake_rotate
 from replicator.keeping import Keeper, lacks_index, write_index
 from replicator.keys import NO_KEYS, Key, Keys, add_key, read_keys
 from replicator.verifying import verify

@@ -8,8 +8,8 @@ import pytest
 from chaos.archives import Key as FileKey
 from chaos.archives import equal_to_binlogs, equal_to_each_other, same_beginning
 from chaos.history import Verdict
+from cluster.binlog.framing import MAGIC
 from replicator import stored
-from replicator.framing import MAGIC
 from replicator.keys import Key, Keys
 from replicator.stored import StoredFile
 

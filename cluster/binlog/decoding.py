@@ -20,9 +20,9 @@ from pymysqlreplication import row_event
 from pymysqlreplication.constants import FIELD_TYPE, NONE_SOURCE
 from pymysqlreplication.packet import BinLogPacketWrapper
 
+from cluster.binlog.framing import EventHeader
+from cluster.binlog.rows import FLAGS_OFFSET, RowLengths, TableMap, plain, rows_of, table_id_of, table_map_of
 from cluster.errors import MalformedStream
-from replicator.framing import EventHeader
-from replicator.rows import FLAGS_OFFSET, RowLengths, TableMap, plain, rows_of, table_id_of, table_map_of
 
 Value = str | int | float | bytes | decimal.Decimal | None
 """A value as a person reads it; times are text, bytes are what is not text."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
 
+from cluster.binlog.events import Kind
+from cluster.binlog.framing import CRC_BYTES, EVENT_BYTES_MAX, HEADER_BYTES, EventHeader, an_event
 from cluster.errors import MalformedStream
-from replicator.events import Kind
-from replicator.framing import CRC_BYTES, EVENT_BYTES_MAX, HEADER_BYTES, EventHeader, an_event
 
 
 class Change(StrEnum):

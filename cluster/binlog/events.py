@@ -12,11 +12,14 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, NamedTuple
 
+from cluster.binlog.framing import CRC_BYTES, HEADER_BYTES, EventHeader, an_event
 from cluster.errors import Diverged, MalformedStream
 from cluster.position import Gtid, Position
-from replicator.framing import CRC_BYTES, HEADER_BYTES, EventHeader, an_event
-from replicator.remedy import NO_CHECKSUMS, NotUnderstood
 
+NO_CHECKSUMS = (
+    "what was written without checksums can never be archived, nor acknowledged, also when binlog_checksum=CRC32 is set again:"
+    " 'oscar-ha failover' goes on without it"
+)
 FLAG_ARTIFICIAL = 0x20
 FLAG_IGNORABLE = 0x80
 GTID_STANDALONE = 0x01
@@ -39,6 +42,10 @@ END_POSITION_MAX = 0xFFFFFFFF
 """The last offset that an event's header can name."""
 _QUERY = Struct("<IIBHH")
 _CREATED_OFFSET = HEADER_BYTES + 2 + 50
+
+
+class NotUnderstood(MalformedStream):
+    """Well formed, but nothing that may be archived: a person must change the primary."""
 
 
 class Kind(IntEnum):
