@@ -187,6 +187,15 @@ class Clinic:
 
 
 @checked(config=_STRICT, kw_only=True)
+class FailoverRules:
+    """When a failover no longer happens by itself: what fails again and again needs a person, not another promotion."""
+
+    automatic_max: int = Field(default=5, ge=1, le=10_000)
+    """So many automatic failovers within the time below; the next one waits for an operator's word."""
+    within_minutes: int = Field(default=60, ge=1, le=10_080)
+
+
+@checked(config=_STRICT, kw_only=True)
 class TableAlarm:
     """Other limits for the tables that a pattern fits; what is not given is as in `alarm`."""
 
@@ -230,6 +239,7 @@ class Settings:
     """Whether a primary runs events; a fenced node and a standby never do."""
     accounts: Accounts
     timing: Timing = Field(default_factory=Timing)
+    failover: FailoverRules = Field(default_factory=FailoverRules)
     alarm: Alarm = Field(default_factory=Alarm)
     tls: Tls | None = None
     """Without it the replication links carry plain text."""

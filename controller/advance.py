@@ -122,6 +122,11 @@ def outcome_of(plan: PlanRecord) -> str:
     return "done"
 
 
+def is_automatic_failover(plan: PlanRecord) -> bool:
+    """Return whether a plan that ends counts as one more failover that nobody asked for."""
+    return plan.automatic and plan.kind is Kind.FAILOVER and plan.rolled_back is None
+
+
 def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
     match step:
         case steps.Choose():

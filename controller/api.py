@@ -5,7 +5,7 @@ Any controller answers; one that does not lead passes changes on to the one that
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
@@ -24,7 +24,7 @@ from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
-from controller.model import ORDER, Kind, PlanRecord, VerifyRecord, View
+from controller.model import ORDER, AutomaticRecord, Kind, PlanRecord, VerifyRecord, View
 from controller.seed import plan_seeding
 
 REQUEST_DEADLINE_MS = 90_000
@@ -188,10 +188,20 @@ class Api:
         return web.json_response({"paused": True})
 
     async def resume(self, request: web.Request) -> web.Response:
-        """Automatic action again."""
+        """Automatic action again: after a pause, or after too many automatic failovers."""
         await self.coordination.delete("pause")
+        await self._forgive()
         log.info("audit", verb="resume", peer=request.remote)
         return web.json_response({"paused": False})
+
+    async def _forgive(self) -> None:
+        """Count the automatic failovers anew: an operator has looked. Raises Conflict when one ends at this moment."""
+        found = await self.coordination.read(AutomaticRecord, "automatic")
+        if found is None:
+            return
+        record, version = found
+        await self.coordination.replace("automatic", replace(record, forgiven=record.failovers), version)
+        self.mirror.doubt(["automatic"])
 
     async def verified(self, request: web.Request) -> web.Response:
         """Keep the result of a comparison, to be shown with the status."""
@@ -264,6 +274,7 @@ def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Le
         "leader": leader.name if leader else None,
         "plan": asdict(plan) if plan else None,
         "paused": view.paused,
+        "automatic_failovers_recent": view.automatic,
         "ready": not reasons,
         "reasons": list(reasons),
         "warnings": list(warnings(view)),

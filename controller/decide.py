@@ -74,6 +74,8 @@ def decide(view: View, since: str) -> Decision:
             return Mend(_repairs(view, view.epoch, since), judgement.why)
         case Reach.UNKNOWN:
             return Hold(f"primary unknown: {judgement.why}")
+        case Reach.DOWN if view.flapping is not None:
+            return Hold(f"{judgement.why}; {view.flapping}")
         case Reach.DOWN:
             return Start(Kind.FAILOVER, view.epoch.primary, f"{view.epoch.primary} lost: {judgement.why}")
 
@@ -173,6 +175,8 @@ def readiness(view: View) -> tuple[str, ...]:
     if view.epoch is None:
         return ("no epoch is open yet",)
     reasons = ["automatic action is paused"] if view.paused else []
+    if view.flapping is not None:
+        reasons.append(view.flapping)
     judgement = judge_primary(view, view.epoch)
     if judgement.reach is not Reach.UP:
         reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")

@@ -118,7 +118,7 @@ class Loop:
                 return TICK_SECONDS
             case Start(kind=kind, old=old, why=why):
                 candidate = view.policy.initial_primary if kind is Kind.BOOTSTRAP else None
-                plan = new_plan(view, kind, why, old=old, candidate=candidate)
+                plan = new_plan(view, kind, why, old=old, candidate=candidate, automatic=True)
                 await self._begin(plan)
                 return 0.0
             case Mend(repairs=repairs):
@@ -256,6 +256,7 @@ def new_plan(
     candidate: str | None = None,
     requested: str | None = None,
     allow_data_loss: bool = False,
+    automatic: bool = False,
 ) -> PlanRecord:
     """Return a plan at its first stage, for the epoch after the view's."""
     epoch = (view.epoch.epoch if view.epoch else 0) + 1
@@ -274,6 +275,7 @@ def new_plan(
         candidate=candidate,
         requested=requested,
         allow_data_loss=allow_data_loss,
+        automatic=automatic,
         steps=(StepDone(name=seen, ms=0.0, took_ms=0.0, detail=why),),
     )
 

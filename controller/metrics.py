@@ -58,6 +58,11 @@ class Metrics(Collector):
         yield self._one("oscar_ha_controller_leading", "1 on the controller that leads.", float(self._leading()))
         yield self._one("oscar_ha_epoch", "The newest epoch.", float(view.epoch.epoch if view.epoch else 0))
         yield self._one("oscar_ha_warnings", "What a person should mend by day.", float(len(warnings(view))))
+        yield self._one(
+            "oscar_ha_automatic_failovers_recent",
+            "Automatic failovers of late that nobody has forgiven.",
+            float(view.automatic),
+        )
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
 
         yield self._ackers(view)

@@ -18,7 +18,16 @@ from cluster.errors import BadInput
 from cluster.orders import Order
 from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 from cluster.settings import Replicator, Settings
-from controller.model import NodeFacts, PlanRecord, Policy, ReplicatorFacts, VerifyRecord, View
+from controller.model import (
+    MS_PER_MINUTE,
+    AutomaticRecord,
+    NodeFacts,
+    PlanRecord,
+    Policy,
+    ReplicatorFacts,
+    VerifyRecord,
+    View,
+)
 
 FULL_REFRESH_MS = 2_000
 """All is marked stale this often, should a watch ever be lost."""
@@ -47,6 +56,7 @@ class Mirror:
             "plan": PlanRecord,
             "pause": dict,
             "verify": VerifyRecord,
+            "automatic": AutomaticRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
             **{f"orders/{node.name}": Order for node in settings.nodes},
             **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
@@ -57,6 +67,8 @@ class Mirror:
         self._absent_since: dict[str, Nanos] = {}
         self._renewed_at: dict[str, Nanos] = {}
         self._idle_since: dict[str, Nanos] = {}
+        self._automatic_seen: dict[int, Nanos] = {}
+        self._automatic_known: int | None = None
         self.heard: dict[str, Heard] = {}
         """What `controller/hearing.py` learnt by asking replicators directly."""
         self._full_at = clock.now()
@@ -96,6 +108,8 @@ class Mirror:
                 watchdog_grace_ms=timing.watchdog_grace_ms,
                 acks=self.settings.acks,
                 acks_all_degrade_after_ms=self.settings.acks_all_degrade_after_ms,
+                automatic_max=self.settings.failover.automatic_max,
+                automatic_within_ms=self.settings.failover.within_minutes * MS_PER_MINUTE,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(
@@ -115,7 +129,22 @@ class Mirror:
             durability=self.get(DurabilityRecord, "durability"),
             durability_age_ms=self._since_ms(self._renewed_at, "durability", now) or 0.0,
             paused="pause" in self._records,
+            automatic=self._automatic(now),
         )
+
+    def _automatic(self, now: Nanos) -> int:
+        """Return how many automatic failovers of late count. Those from before this controller began do not."""
+        record = self.get(AutomaticRecord, "automatic") or AutomaticRecord()
+        within_ms = self.settings.failover.within_minutes * MS_PER_MINUTE
+        self._automatic_seen = {
+            number: seen for number, seen in self._automatic_seen.items() if clock.ms_between(seen, now) < within_ms
+        }
+        return sum(number > record.forgiven for number in self._automatic_seen)
+
+    def _see_automatic(self, failovers: int) -> None:
+        known = failovers if self._automatic_known is None else self._automatic_known
+        self._automatic_seen |= dict.fromkeys(range(known + 1, failovers + 1), clock.now())
+        self._automatic_known = failovers
 
     def _replicator(self, one: Replicator, now: Nanos) -> ReplicatorFacts:
         path, heard = f"replicators/{one.site}", self.heard.get(one.site, Heard())
@@ -161,6 +190,8 @@ class Mirror:
             self._renewed_at.pop(path, None)
             self._idle_since.pop(path, None)
             self._absent_since.setdefault(path, clock.now())
+            if self._kinds[path] is AutomaticRecord:
+                self._see_automatic(0)
             return
         if path not in self._renewed_at or self.version(path) != found[1]:
             self._renewed_at[path] = clock.now()
@@ -168,6 +199,8 @@ class Mirror:
         self._absent_since.pop(path, None)
         if isinstance(found[0], ReplicatorReport):
             self.see(found[0])
+        if isinstance(found[0], AutomaticRecord):
+            self._see_automatic(found[0].failovers)
 
     def _watch(self, path: str) -> Callable[[], None]:
         def fired() -> None:

@@ -11,6 +11,8 @@ from cluster.orders import Order
 from cluster.position import Position
 from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 
+MS_PER_MINUTE = 60_000
+
 
 class Kind(StrEnum):
     """Why a primary is named."""
@@ -132,6 +134,9 @@ class Policy:
     acks: Acks = Acks.ONE
     acks_all_degrade_after_ms: float | None = None
     """How long commits wait for a lost site under ALL before it is left out; None: for ever."""
+    automatic_max: int = 5
+    """So many automatic failovers within `automatic_within_ms`; the next one waits for an operator."""
+    automatic_within_ms: float = 3_600_000.0
     acker_deadline_ms: float = 2_000.0
     """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 
@@ -149,6 +154,17 @@ class View:
     durability_age_ms: float = 0.0
     """For how long we have seen the durability record as it is."""
     paused: bool = False
+    automatic: int = 0
+    """Automatic failovers within `policy.automatic_within_ms`, as this controller saw them and nobody has forgiven."""
+
+    @property
+    def flapping(self) -> str | None:
+        """Return why the next failover waits for an operator; None when it does not."""
+        if self.automatic < self.policy.automatic_max:
+            return None
+        minutes = self.policy.automatic_within_ms / MS_PER_MINUTE
+        return (f"{self.automatic} automatic failovers within {minutes:.0f} minutes: the next one waits for an operator"
+                " (find out why, then 'oscar-ha resume', or 'oscar-ha failover' if the primary is down)")  # fmt: skip
 
     def node(self, name: str) -> NodeFacts | None:
         """Return the node called `name`."""
@@ -211,6 +227,8 @@ class PlanRecord:
     excluded: tuple[str, ...] = ()
     """Candidates that failed during this plan."""
     allow_data_loss: bool = False
+    automatic: bool = False
+    """Nobody asked for it."""
     proof: str | None = None
     fenced_position: str | None = None
     """Where a politely fenced primary stopped: what the sealed archives must reach."""
@@ -247,6 +265,16 @@ class HistoryRecord:
     steps: tuple[StepDone, ...]
     trouble: str | None = None
     """The last step that failed on the way, and how."""
+    automatic: bool = False
+    """Nobody asked for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomaticRecord:
+    """How many failovers happened by themselves, and up to which of them an operator has forgiven. Both only grow."""
+
+    failovers: int = 0
+    forgiven: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

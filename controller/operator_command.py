@@ -82,7 +82,7 @@ def pause(why: str | None = WhyOption, settings_file: Path | None = SettingsOpti
 
 
 def resume(settings_file: Path | None = SettingsOption) -> None:
-    """Allow automatic action again."""
+    """Allow automatic action again: after 'oscar-ha pause', or after too many automatic failovers."""
     _ask(settings_file, lambda client, url: client.delete(f"{url}/v1/pause", deadline_ms=CALL_DEADLINE_MS))
     typer.echo("resumed")
 

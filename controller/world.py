@@ -21,10 +21,10 @@ from cluster.position import Position
 from cluster.settings import Clinic, Secrets, Settings
 from controller import haproxy
 from controller import plan as steps
-from controller.advance import Outcome, outcome_of
+from controller.advance import Outcome, is_automatic_failover, outcome_of
 from controller.leadership import Leadership
 from controller.mirror import Mirror
-from controller.model import HistoryRecord, PlanRecord, Promoted, Sealed
+from controller.model import AutomaticRecord, HistoryRecord, PlanRecord, Promoted, Sealed
 from controller.plan import Follow, NameAckers, Repair, SettleAckers, Step
 from controller.verify import verify
 
@@ -86,11 +86,22 @@ class World:
             total_ms=round(ms, 1),
             steps=plan.steps,
             trouble=plan.trouble,
+            automatic=plan.automatic,
         )
         await self.coordination.ensure("history")
-        await self._transact(Create(f"history/{plan.id}", done), Delete("plan", self._version("plan")))
+        counted = [self._counted()] if is_automatic_failover(plan) else []
+        await self._transact(Create(f"history/{plan.id}", done), Delete("plan", self._version("plan")), *counted)
         await self._forget_old_history()
         return done
+
+    def _counted(self) -> Operation:
+        """Return what counts one more automatic failover, in the transaction that ends its plan."""
+        known = self.mirror.get(AutomaticRecord, "automatic") or AutomaticRecord()
+        return self._write("automatic", replace(known, failovers=known.failovers + 1))
+
+    def _write(self, path: str, record: object) -> Operation:
+        version = self.mirror.version(path)
+        return Create(path, record) if version is None else Replace(path, record, version)
 
     async def give_order(self, node: str, order: Order) -> None:
         """Write what is wanted of a standby. Raises Conflict when another order came first."""
@@ -222,13 +233,9 @@ class World:
         return f"{step.node} has applied {answer.get('applied')}"
 
     async def _open(self, step: steps.Open, after: PlanRecord) -> None:
-        def write(path: str, record: object) -> Operation:
-            version = self.mirror.version(path)
-            return Create(path, record) if version is None else Replace(path, record, version)
-
         await self._transact(
-            write("epoch", step.record),
-            write("durability", step.durability),
+            self._write("epoch", step.record),
+            self._write("durability", step.durability),
             Replace("plan", after, self._version("plan")),
         )
 

@@ -26,6 +26,7 @@ SOCKET_PATH_BYTES_MAX = 107
 """A Unix socket's address holds no more (unix(7))."""
 PORT_MIN, PORT_MAX = 1024, 65_535
 SERVER_ID_REPLICATOR = 100
+AUTOMATIC_MAX = 10_000
 """A replicator's server id is this plus its site's."""
 _PLAIN_PATH = re.compile(r"^[A-Za-z0-9/._,:+@%=~-]+$")
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -197,6 +198,8 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
         "zookeeper": [f"{HOST}:{ports[f'zookeeper-{number}']}" for number in range(1, request.zookeepers + 1)],
         "initial_primary": node_name(SITES[0]),
         "acks": request.acks.value,
+        # A lab is there to fail over; that too many wait for an operator has a test of its own.
+        "failover": {"automatic_max": AUTOMATIC_MAX},
         "sites": list(SITES),
         "token_file": str(layout.secret("token")),
         "accounts": {

@@ -19,6 +19,18 @@ SITUATIONS: dict[str, tuple[View, str]] = {
     "lease over, nobody hears it: failover": (a_view(clinic=a_node("clinic", absent_ms=1_000.0), **DEAF), "failover"),
     "lease over, a stream lives: hold": (a_view(clinic=a_node("clinic", absent_ms=1_000.0)), "hold"),
     "watchdog does not return: failover": (a_view(clinic=a_node("clinic", absent_ms=5_000.0)), "failover"),
+    "the fifth within the hour waits for an operator": (
+        a_view(clinic=a_node("clinic", database=Database.DOWN), automatic=5),
+        "hold",
+    ),
+    "the fourth within the hour: failover": (
+        a_view(clinic=a_node("clinic", database=Database.DOWN), automatic=4),
+        "failover",
+    ),
+    "too many failovers, and all is well: mended as ever": (
+        a_view(montreal=a_node("montreal", role=Role.FENCED), automatic=9),
+        "mend Follow",
+    ),
     "paused: hold": (a_view(clinic=a_node("clinic", database=Database.DOWN), paused=True), "hold"),
     "restarted behind our back: failover": (
         a_view(clinic=a_node("clinic", role=Role.FENCED, lease_epoch=None, why="the server was restarted")),
@@ -119,6 +131,13 @@ def test_readiness_names_every_reason_at_once() -> None:
     assert "no standby is current" in reasons
     assert "toronto does not acknowledge" in reasons
     assert "on db-clinic rpl_semi_sync_master_enabled is OFF" in reasons
+
+
+def test_who_failed_over_too_often_is_not_ready_and_is_told_what_to_do() -> None:
+    (reason,) = readiness(a_view(automatic=5))
+
+    assert "5 automatic failovers within 60 minutes" in reason
+    assert "oscar-ha resume" in reason
 
 
 def test_a_healthy_cluster_is_ready() -> None:

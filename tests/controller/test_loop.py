@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from cluster import clock
 from cluster.errors import Conflict, OscarHaError, Refused, Unauthorized
 from cluster.http import Client
 from cluster.records import Database, Role
-from cluster.settings import Secrets
+from cluster.settings import FailoverRules, Secrets
 from controller.command import controller
+from controller.decide import Hold
 from controller.loop import Loop
 from controller.model import ORDER, Kind
 from tests.controller.simulated import TOKEN, SimulatedCluster, simulated_settings
@@ -93,8 +95,10 @@ class Trial:
 
 
 @asynccontextmanager
-async def a_trial(zookeeper: ZooKeeperServer, root: str, controllers: int = 2) -> AsyncIterator[Trial]:
-    settings = simulated_settings(root, zookeeper)
+async def a_trial(
+    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5
+) -> AsyncIterator[Trial]:
+    settings = replace(simulated_settings(root, zookeeper), failover=FailoverRules(automatic_max=automatic_max))
     async with Client(TOKEN) as client, SimulatedCluster(settings) as cluster:
         trial = Trial(cluster, client)
         try:
@@ -245,6 +249,44 @@ async def test_while_paused_nothing_happens_by_itself(zookeeper: ZooKeeperServer
 
         await trial.client.delete(f"{url}/v1/pause", deadline_ms=5_000)
         await trial.settled("db-toronto", 2)
+
+
+async def test_what_fails_again_and_again_waits_for_an_operator(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    """The one that did not lead has counted too."""
+    async with a_trial(zookeeper, zookeeper_root, automatic_max=1) as trial:
+        nodes, leader = trial.cluster.nodes, trial.leader()
+        assert leader is not None
+        await nodes["db-clinic"].see(Database.DOWN)
+        await trial.settled("db-toronto", 2)
+        await until(trial.plan_ended, "the plan ends")
+        await until(lambda: all(one.loop.world.mirror.view().automatic == 1 for one in trial.controllers), "both count")
+        await leader.kill()
+        await until(lambda: trial.leader() is not None, "the other one leads")
+        (heir,) = [one for one in trial.controllers if one.alive]
+
+        await nodes["db-toronto"].see(Database.DOWN)
+        await until(lambda: isinstance(heir.loop.decision, Hold) and "operator" in heir.loop.decision.why, "it waits")
+        assert trial.cluster.writers() == []
+        url = next(one.url for one in trial.cluster.settings.controllers if one.name == heir.name)
+        answer = await trial.client.get(f"{url}/v1/readiness", deadline_ms=5_000)
+        assert any("oscar-ha resume" in reason for reason in answer["reasons"]), answer
+
+        await trial.client.delete(f"{url}/v1/pause", deadline_ms=5_000)
+        await trial.settled("db-montreal", 3)
+
+
+async def test_an_operators_failover_is_not_counted(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    async with a_trial(zookeeper, zookeeper_root, controllers=1, automatic_max=1) as trial:
+        url = trial.cluster.settings.controllers[0].url
+        done = await trial.client.post(f"{url}/v1/failover", {"to": "db-toronto"}, deadline_ms=30_000)
+        assert (done["outcome"], done["automatic"]) == ("done", False), done
+        await trial.cluster.nodes["db-toronto"].see(Database.DOWN)
+        await until(lambda: len(trial.cluster.writers()) == 1, "the cluster fails over by itself")
+        await until(trial.plan_ended, "the plan ends")
+        (last, *_) = await trial.history()
+        assert (last["automatic"], last["from"]) == (True, "db-toronto"), last
 
 
 async def test_the_next_controller_leads_when_the_leader_dies(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
