@@ -3,9 +3,11 @@
 One middleware turns errors into answers, one client turns answers back into the same errors.
 """
 
+import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -14,6 +16,7 @@ from aiohttp import web
 
 from cluster import errors
 from cluster.errors import BadInput, Bug, OscarHaError, Unauthorized, Unreachable
+from cluster.http_guests import Guests
 
 BODY_BYTES_MAX = 1_000_000
 STATUS: Mapping[str, int] = {
@@ -27,6 +30,8 @@ STATUS: Mapping[str, int] = {
     "deadline_passed": 504,
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+GUESTS: web.AppKey[list[Guests]] = web.AppKey("guests", list[Guests])
+"""Who counts an application's connections, once it is served."""
 log = structlog.get_logger()
 
 
@@ -36,9 +41,11 @@ def application(token: str) -> web.Application:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.method not in ("GET", "HEAD"):
+            trusted = request.method not in ("GET", "HEAD")
+            if trusted:
                 require_token(request, token)
-            return await handler(request)
+            with _counted(request, trusted=trusted):
+                return await handler(request)
         except OscarHaError as error:
             return _answer(error, STATUS.get(error.code, 500))
         except web.HTTPException as error:
@@ -47,7 +54,19 @@ def application(token: str) -> web.Application:
             log.exception("request.failed", method=request.method, path=request.path)
             return _answer(Bug(f"{request.method} {request.path}: {type(error).__name__}", hint="see the log"), 500)
 
-    return web.Application(middlewares=[guard], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(middlewares=[guard], client_max_size=BODY_BYTES_MAX)
+    app[GUESTS] = []
+    return app
+
+
+@contextmanager
+def _counted(request: web.Request, *, trusted: bool) -> Iterator[None]:
+    """Have it known that a request is being answered."""
+    for guests in request.app[GUESTS]:
+        with guests.asking(request.protocol, trusted=trusted):
+            yield
+        return
+    yield  # served by somebody who does not count, as in tests
 
 
 def _answer(error: OscarHaError, status: int) -> web.Response:
@@ -76,12 +95,31 @@ async def body_of(request: web.Request) -> dict[str, Any]:
     return body
 
 
+class Runner(web.AppRunner):
+    """Serves an application on one port to no more connections than it should (http_guests)."""
+
+    _listening: asyncio.Server | None = None
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begin to serve. Raises OSError."""
+        assert self.server is not None, "it was set up"
+        guests = Guests(self.server)
+        self.app[GUESTS].append(guests)
+        self._listening = await asyncio.get_running_loop().create_server(guests, host, port, reuse_address=True)
+
+    async def cleanup(self) -> None:
+        """Accept nobody any more, then end what is being answered."""
+        if self._listening is not None:
+            self._listening.close()
+        await super().cleanup()
+
+
 async def serve(app: web.Application, host: str, port: int, *, what: str) -> web.AppRunner:
     """Start serving and return the runner to clean up. Raises BadInput when the port is in use."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = Runner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        await runner.listen(host, port)
     except OSError as error:
         await runner.cleanup()
         raise BadInput(f"{what}: {host}:{port} cannot be listened on: {error.strerror}",

@@ -22,6 +22,7 @@ from cluster.errors import (
     Unreachable,
     from_record,
 )
+from cluster.http_guests import CONNECTIONS_MAX
 from tests.servers.process import free_port
 
 TOKEN = "the-token-of-the-cluster"
@@ -59,6 +60,7 @@ async def a_server() -> AsyncIterator[str]:
     app.router.add_get("/fail", fail)
     app.router.add_get("/break", break_down)
     app.router.add_get("/hang", hang)
+    app.router.add_post("/hang", hang)
     app.router.add_get("/text", say_text)
     port = free_port()
     runner = await http.serve(app, "127.0.0.1", port, what="the test")
@@ -209,3 +211,29 @@ def test_errors_say_what_the_caller_should_do() -> None:
     assert not FencedOut("x").retryable
     assert BadInput("x").exit_code == 2
     assert str(Refused("no", hint="wait")) == "no — wait"
+
+
+async def test_hundreds_of_idle_connections_take_no_file_handle_and_no_answer_from_who_works() -> None:
+    """Without a bound they took every file handle: a replicator ended, and HAProxy lost the primary's watchdog."""
+    async with a_server() as url, http.Client(TOKEN) as client:
+        port = int(url.rsplit(":", 1)[1])
+        hanging = asyncio.create_task(client.post(f"{url}/hang", {}, deadline_ms=2 * DEADLINE_MS))
+        flood = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS_MAX * 2)]
+        dripping = flood[-CONNECTIONS_MAX // 2 :]
+        for _, writer in dripping:
+            writer.write(b"GET /echo HTTP/1.1\r\nHost: x\r\n")
+        answered = await client.get(f"{url}/echo", deadline_ms=DEADLINE_MS)
+        ended = [asyncio.create_task(reader.read(1)) for reader, _ in flood]
+        done: set[asyncio.Task[bytes]] = set()
+        deadline = clock.after(clock.now(), DEADLINE_MS)
+        while len(done) < CONNECTIONS_MAX and clock.seconds_left(deadline):
+            done, pending = await asyncio.wait(ended, timeout=0.05)
+
+        assert answered == {}
+        assert not hanging.done()
+        assert len(pending) <= CONNECTIONS_MAX <= len(done)
+        hanging.cancel()
+        for task in pending:
+            task.cancel()
+        for _, writer in flood:
+            writer.transport.abort()
