@@ -42,8 +42,8 @@ TABLES_MAX = 8_192
 ALARMS_MAX = 32
 """So many stand at once; who changes more tables is seen by these."""
 FLAG_THREAD_SPECIFIC = 0x04
-STATEMENT, TEMPORARY_TABLE, LOAD_DATA = "statement", "temporary_table", "load_data"
-"""What a stream of rows should not hold (TRAPS.md 19)."""
+STATEMENT, TEMPORARY_TABLE, LOAD_DATA, UNREAD = "statement", "temporary_table", "load_data", "unread"
+"""What a stream of rows should not hold (TRAPS.md 19), and a statement that is hidden behind too much text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Raised:
 
     table: str
     kind: str
-    """`insert`, `update`, `delete`; `drop`, `truncate`; or what should not be in a stream of rows."""
+    """`insert`, `update`, `delete`; a `Does` of `LOSES_ROWS`; or what should not be in a stream of rows."""
     rows: int | None
     """None: nobody counted them."""
     estimated: bool
@@ -256,31 +256,60 @@ class Changes:
         self._stand(key, grown)
 
     def _query(self, group: _Group, header: EventHeader, event: memoryview) -> None:
-        database, text = query_of(header, event)
-        statement = statement_of(text, database)
+        statement = statement_of(query_of(header, event))
         if statement.does is Does.TRANSACTION:
             return
-        about_temporary = statement.does is Does.CHANGE and header.flags & FLAG_THREAD_SPECIFIC
-        if statement.temporary or about_temporary:
+        changes = statement.does is Does.CHANGE
+        if statement.temporary or (changes and header.flags & FLAG_THREAD_SPECIFIC):
             self._unsafe(group, TEMPORARY_TABLE, *statement.tables[:1])
-        elif statement.does is Does.CHANGE:
+        elif changes:
             self._unsafe(group, STATEMENT, *statement.tables[:1])
+        elif statement.does is Does.UNREAD:
+            self._unsafe(group, UNREAD, *statement.tables[:1])
         else:
             self._definition(group, statement)
 
     def _definition(self, group: _Group, statement: Statement) -> None:
-        for table in statement.tables:
-            if statement.does in LOSES_ROWS and limits_of(table, self._limits).drops and self._born.get(table) != 0:
-                self._stand((table, statement.does), _raise(group, table, statement.does, None, False))
-            if statement.does in LOSES_ROWS:
-                self._born.pop(table, None)
-            if statement.empty_after:
-                if len(self._born) >= TABLES_MAX:
-                    self._born.clear()
-                self._born[table] = 0
+        loses = statement.does in LOSES_ROWS
+        for number, table in enumerate(statement.tables):
+            # A name that this very statement gave is that of a table that was named before.
+            named_here = table in statement.others[:number]
+            if loses and not named_here and limits_of(table, self._limits).drops and self._born.get(table) != 0:
+                self._tell(group, table, statement.does)
+            if statement.does is Does.RENAME:
+                self._moved(table, statement.others[number])
+        if statement.does is Does.EXCHANGE:
+            self._forget(*statement.tables)
+        elif statement.does is not Does.RENAME:
+            self._forget(*statement.others)
+        for table in statement.tables if statement.empty_after else ():
+            self._set_born(table, 0)
+
+    def _moved(self, table: str, new: str) -> None:
+        """A table has another name: what is known of its rows goes with it, and the old name has none."""
+        rows = self._born.get(table)
+        self._set_born(table, 0)
+        if rows is None:
+            self._forget(new)
+        else:
+            self._set_born(new, rows)
+
+    def _set_born(self, table: str, rows: int) -> None:
+        if len(self._born) >= TABLES_MAX:
+            self._born.clear()
+        self._born[table] = rows
+
+    def _forget(self, *tables: str) -> None:
+        for table in tables:
+            self._born.pop(table, None)
 
     def _unsafe(self, group: _Group, kind: str, table: str = "*") -> None:
         self._counts[1][kind] += 1
+        self._born.clear()  # it may have put rows anywhere
+        self._tell(group, table, kind)
+
+    def _tell(self, group: _Group, table: str, kind: str) -> None:
+        """Raise an alarm without a number of rows; while it stands, its first transaction is the one to stop before."""
         standing = self._raised.get((table, kind))
         now = _raise(group, table, kind, None, False)
         self._stand((table, kind), now if standing is None else replace(standing, seen=now.seen))

@@ -275,17 +275,17 @@ class Search:
         return [one for one in self._decoder.rows(table, header, event) if _fits(one, asked)]
 
     def _query(self, found: Transaction, header: EventHeader, event: memoryview) -> None:
-        database, text = query_of(header, event)
-        statement = statement_of(text, database)
+        query = query_of(header, event)
+        statement = statement_of(query)
         if not self.wanted.is_statement(statement):
             return
-        for name in statement.tables:
+        for name in (*statement.tables, *statement.others):
             if self.wanted.is_table(name):
                 self.met.add(name)
                 kind = STATEMENT if statement.does is Does.CHANGE else statement.does.value
                 found.touched[name, kind] = Touched(name, kind)
-                if self._show and text not in found.statements:
-                    found.statements.append(text[:STATEMENT_CHARACTERS_MAX])
+                if self._show and (text := query.text[:STATEMENT_CHARACTERS_MAX]) not in found.statements:
+                    found.statements.append(text)
 
     def _tell_statement(self, found: Transaction) -> None:
         if self._statement is not None:

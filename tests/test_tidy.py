@@ -50,6 +50,7 @@ PURE = {
     "cluster/binlog/framing.py",
     "replicator/receiving.py",
     "cluster/binlog/rows.py",
+    "cluster/binlog/sql_words.py",
     "cluster/binlog/statements.py",
     "replicator/remedy.py",
     "replicator/retention.py",

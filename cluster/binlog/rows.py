@@ -13,7 +13,7 @@ from enum import StrEnum
 from struct import Struct
 
 from cluster.binlog.events import Kind
-from cluster.binlog.framing import CRC_BYTES, EVENT_BYTES_MAX, HEADER_BYTES, EventHeader, an_event
+from cluster.binlog.framing import CRC_BYTES, EVENT_BYTES_MAX, HEADER_BYTES, KIB, EventHeader, an_event
 from cluster.errors import MalformedStream
 
 
@@ -53,12 +53,21 @@ COLUMNS_MAX = 4_096
 """No table of the server has more."""
 PLANS_MAX = 1_024
 """So many patterns of NULLs are kept for a table."""
+QUERY_BYTES_MAX = 256 * KIB
+"""So much of a statement's text is read: the names of what it changes stand near its beginning, behind comments."""
 
 _TABLE_ID = Struct("<IH")
 _U16 = Struct("<H")
 _QUERY = Struct("<IIBHH")
 _LOAD_BYTES = 13
 """Of the header of a LOAD DATA, behind that of any other statement."""
+_STATUS_SQL_MODE, _STATUS_CHARSET, _STATUS_CATALOG = 1, 4, 6
+_STATUS_BYTES = {0: 4, 1: 8, 3: 4, 4: 6}
+"""Code -> bytes of the facts of a session that stand before, or are, those we want."""
+_ANSI_QUOTES, _NO_BACKSLASH_ESCAPES = 1 << 2, 1 << 20
+"""Of a session's `sql_mode`."""
+_LATIN1 = frozenset({5, 8, 15, 31, 47, 48, 49, 94})
+"""The collations of `latin1`, by their numbers; every other text is read as UTF-8."""
 _COMPRESSED_MARK, _LENGTH_BYTES_MASK, _ALGORITHM_MASK = 0x80, 0x07, 0x70
 
 _FIXED = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 0, 7: 4, 8: 8, 9: 3, 10: 3, 11: 3, 12: 8, 13: 1, 14: 3}
@@ -179,13 +188,59 @@ def plain(header: EventHeader, event: memoryview) -> memoryview:
     return memoryview(made)
 
 
-def query_of(header: EventHeader, event: memoryview) -> tuple[str, str]:
-    """Return the default database and the text of a Query event, or of a LOAD DATA. Raises MalformedStream."""
-    event = plain(header, event)
-    at = _query_text_offset(event) + (_LOAD_BYTES if header.kind == Kind.EXECUTE_LOAD_QUERY else 0)
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a Query event says: a statement's text, and what it meant to the session that wrote it."""
+
+    database: str
+    """The default one."""
+    text: str
+    whole: bool = True
+    """False: the text goes on."""
+    backslash: bool = True
+    """Whether a backslash escapes what is behind it, in a string."""
+    ansi_quotes: bool = False
+    """Whether what stands in double quotes is a name."""
+
+
+def query_of(header: EventHeader, event: memoryview) -> Query:
+    """Return what a Query event, or that of a LOAD DATA, says; no more than `QUERY_BYTES_MAX` are read or inflated.
+
+    Raises MalformedStream.
+    """
+    begin = _query_text_offset(event)
+    if begin > len(event) - CRC_BYTES:
+        raise MalformedStream(f"a Query event of {len(event)} bytes that ends too early")
     database_bytes = event[HEADER_BYTES + 8]
-    database = bytes(event[at - 1 - database_bytes : at - 1]).decode(errors="replace")
-    return database, bytes(event[at:-CRC_BYTES]).decode(errors="replace")
+    mode, charset = _session_of(bytes(event[HEADER_BYTES + _QUERY.size : begin - 1 - database_bytes]))
+    at = begin + (_LOAD_BYTES if header.kind == Kind.EXECUTE_LOAD_QUERY else 0)
+    data = event[at:-CRC_BYTES]
+    compressed = header.kind == Kind.QUERY_COMPRESSED
+    found = decompressed(data, most=QUERY_BYTES_MAX) if compressed else bytes(data[:QUERY_BYTES_MAX])
+    return Query(
+        bytes(event[begin - 1 - database_bytes : begin - 1]).decode(errors="replace"),
+        found.decode("cp1252" if charset in _LATIN1 else "utf-8", errors="replace"),
+        len(found) == (_plain_size(data)[0] if compressed else len(data)),
+        not mode & _NO_BACKSLASH_ESCAPES,
+        bool(mode & _ANSI_QUOTES),
+    )
+
+
+def _session_of(status: bytes) -> tuple[int, int]:
+    """Return the SQL mode and the client's character set (the number of a collation); 0 where it is not said."""
+    at, mode, charset = 0, 0, 0
+    while at + 1 < len(status):
+        code = status[at]
+        size = 1 + status[at + 1] if code == _STATUS_CATALOG else _STATUS_BYTES.get(code)
+        if size is None:
+            break  # what stands behind these is nothing we need
+        value = status[at + 1 : at + 1 + size]
+        if code == _STATUS_SQL_MODE:
+            mode = int.from_bytes(value, "little")
+        if code == _STATUS_CHARSET:
+            charset = int.from_bytes(value[:2], "little")
+        at += 1 + size
+    return mode, charset
 
 
 def _query_text_offset(event: memoryview) -> int:
@@ -195,15 +250,15 @@ def _query_text_offset(event: memoryview) -> int:
     return HEADER_BYTES + _QUERY.size + int(status_bytes) + int(database_bytes) + 1
 
 
-def decompressed(data: memoryview) -> bytes:
-    """Return what MariaDB's `log_bin_compress` made of some bytes. Raises MalformedStream."""
+def decompressed(data: memoryview, *, most: int = EVENT_BYTES_MAX) -> bytes:
+    """Return what MariaDB's `log_bin_compress` made of some bytes; no more than `most` of it. Raises MalformedStream."""
     size, at = _plain_size(data)
     inflater = zlib.decompressobj()
     try:
-        found = inflater.decompress(data[at:], size + 1)
+        found = inflater.decompress(data[at:], min(size + 1, most))
     except zlib.error as error:
         raise MalformedStream(f"a compressed event: {error}") from None
-    if len(found) != size:
+    if len(found) != min(size, most):
         raise MalformedStream(f"a compressed event of {size} bytes that has {len(found)} or more")
     return found
 

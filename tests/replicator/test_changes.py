@@ -12,7 +12,16 @@ from hypothesis import strategies as some
 
 from cluster.binlog.events import Kind
 from cluster.binlog.framing import HEADER, EventHeader, an_event
-from cluster.binlog.rows import Change, RowLengths, TableMap, decompressed, plain, rows_of, table_map_of
+from cluster.binlog.rows import (
+    QUERY_BYTES_MAX,
+    Change,
+    RowLengths,
+    TableMap,
+    decompressed,
+    plain,
+    rows_of,
+    table_map_of,
+)
 from cluster.clock import NANOS_PER_SECOND, Nanos
 from cluster.errors import MalformedStream
 from cluster.position import Position
@@ -176,9 +185,21 @@ def test_stream_time_never_goes_back(steps: list[tuple[int, int, int]]) -> None:
         "a drop": ("DROP TABLE `a`", ("d.a", "drop", None)),
         "a truncate": ("TRUNCATE a", ("d.a", "truncate", None)),
         "a database": ("DROP DATABASE x", ("x.*", "drop", None)),
+        "a database made anew": ("CREATE OR REPLACE DATABASE x", ("x.*", "drop", None)),
         "a partition": ("ALTER TABLE a TRUNCATE PARTITION p", ("d.a", "truncate", None)),
         "or replace": ("CREATE OR REPLACE TABLE a (b INT)", ("d.a", "drop", None)),
+        "behind a comment": (f"TRUNCATE /* {'x' * 5_000} */ a", ("d.a", "truncate", None)),
+        "in a comment that counts": ("/*!50001 DROP */ /*M!100100 TABLE */ a", ("d.a", "drop", None)),
+        "another name": ("RENAME TABLE a TO b", ("d.a", "rename", None)),
+        "another name by ALTER": ("ALTER TABLE a RENAME TO b", ("d.a", "rename", None)),
+        "a column": ("ALTER TABLE a ADD b INT, DROP c", ("d.a", "drop_column", None)),
+        "no tablespace": ("ALTER TABLE a DISCARD TABLESPACE", ("d.a", "truncate", None)),
+        "a small character set": ("ALTER TABLE a CONVERT TO CHARACTER SET ascii", ("d.a", "rewrite", None)),
+        "without duplicates": ("ALTER IGNORE TABLE a ADD UNIQUE (b)", ("d.a", "rewrite", None)),
+        "no engine to speak of": ("ALTER TABLE a ENGINE=BLACKHOLE", ("d.a", "rewrite", None)),
         "a statement": ("DELETE FROM a", ("d.a", "statement", None)),
+        "a function that does anything": ("SELECT f()", ("*", "statement", None)),
+        "more than is read": (f"/* {'x' * QUERY_BYTES_MAX} */ DROP TABLE a", ("*", "unread", None)),
         "a temporary table": ("DROP TEMPORARY TABLE a", ("d.a", "temporary_table", None)),
     }.values(),
 )
@@ -205,6 +226,74 @@ def test_a_table_that_never_had_rows_may_go() -> None:
     stream.query("DROP TABLE t")
 
     assert stream.alarms() == [("d.t", "drop", None)]
+
+
+def test_every_table_of_a_list_is_told() -> None:
+    stream = Stream(LIMITS)
+    stream.query("DROP TABLE a, e.b, c")
+    stream.query("ALTER TABLE g EXCHANGE PARTITION p WITH TABLE h")
+
+    assert [one[:2] for one in stream.alarms()] == [
+        ("d.a", "drop"), ("e.b", "drop"), ("d.c", "drop"), ("d.g", "exchange"), ("d.h", "exchange")]  # fmt: skip
+
+
+def test_two_tables_that_change_their_names_are_told_and_the_name_between_is_not() -> None:
+    stream = Stream(LIMITS)
+    stream.query("RENAME TABLE a TO x, b TO a, x TO b")
+
+    assert stream.alarms() == [("d.a", "rename", None), ("d.b", "rename", None)]
+
+
+def test_a_table_that_is_gone_may_be_dropped_and_made_again() -> None:
+    """As an update of OSCAR does."""
+    stream = Stream(Alarm(changed_rows_per_minute=100, keep_minutes=1))
+    stream.query("DROP TABLE IF EXISTS a")
+    stream.seconds = 61.0
+    assert stream.alarms() == []
+    stream.query("DROP TABLE IF EXISTS a")
+    stream.query("CREATE TABLE IF NOT EXISTS a (b INT)")
+    stream.query("ALTER TABLE a ADD c INT, DROP b")
+    stream.query("CREATE OR REPLACE TABLE a (b INT)")
+
+    assert stream.alarms() == []
+
+
+def test_an_empty_table_lends_its_name_to_nobody() -> None:
+    """A table whose making was seen goes silently; one that has got its name does not."""
+    for exchange in (
+        "RENAME TABLE b TO c, a TO b",
+        "ALTER TABLE a RENAME TO c",
+        "ALTER TABLE b EXCHANGE PARTITION p WITH TABLE a",
+    ):
+        stream = Stream(LIMITS)
+        stream.query("CREATE TABLE b (a INT)")
+        stream.query("CREATE TABLE c (a INT)")
+        stream.query("DROP TABLE c")
+        stream.query(exchange)
+        told = len(stream.alarms())
+        stream.query("DROP TABLE b, c")
+
+        assert len(stream.alarms()) == told + 1, exchange
+
+
+def test_rows_that_nobody_counted_are_not_forgotten() -> None:
+    for unseen in ("INSERT INTO a SELECT * FROM b", "ALTER TABLE a IMPORT TABLESPACE", "SELECT f()"):
+        stream = Stream(LIMITS)
+        stream.query("CREATE TABLE a (b INT)")
+        stream.query(unseen)
+        stream.query("TRUNCATE a")
+
+        assert ("d.a", "truncate", None) in stream.alarms(), unseen
+
+
+def test_the_first_of_several_losses_is_the_one_to_stop_before() -> None:
+    stream = Stream(LIMITS)
+    first = stream.query("TRUNCATE a")
+    stream.rows(Change.INSERT, 5, at=1, table="a")
+    stream.query("TRUNCATE a", at=2)
+    (alarm,) = stream.standing()
+
+    assert (str(alarm.first), alarm.since, alarm.seen) == (first, NOON, NOON + 2)
 
 
 def test_statements_temporary_tables_and_loads_are_counted_by_sort() -> None:

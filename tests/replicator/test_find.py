@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cluster import clock
 from cluster.binlog.decoding import Decoder, Row, definitions_of, text_of
 from cluster.binlog.events import Mark
-from cluster.binlog.rows import CHANGES, table_id_of
+from cluster.binlog.rows import CHANGES, Query, table_id_of
 from cluster.binlog.statements import statement_of
 from cluster.errors import BadInput
 from cluster.position import Gtid, Position
@@ -101,7 +101,7 @@ def test_a_table_is_named_with_or_without_its_database(table: str, names: str, f
 
 
 def test_a_statement_that_changes_rows_may_be_of_any_kind() -> None:
-    delete, drop = statement_of("DELETE FROM t", "d"), statement_of("DROP TABLE t", "d")
+    delete, drop = statement_of(Query("d", "DELETE FROM t")), statement_of(Query("d", "DROP TABLE t"))
 
     assert [Wanted(kinds=frozenset(kinds)).is_statement(delete) for kinds in ((), ("insert",), ("ddl",))] == [True, True, False]  # fmt: skip
     assert [Wanted(kinds=frozenset(kinds)).is_statement(drop) for kinds in ((), ("insert",), ("ddl",))] == [True, False, True]  # fmt: skip
