@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from cluster.binlog.events import Kind, gtid_of, position_of
+from cluster.binlog.events import Kind, ends_transaction, gtid_of, position_of
 from cluster.binlog.framing import CRC_BYTES, EventHeader
 from cluster.binlog.rows import (
     CHANGES,
@@ -256,6 +256,8 @@ class Changes:
         self._stand(key, grown)
 
     def _query(self, group: _Group, header: EventHeader, event: memoryview) -> None:
+        if header.kind == Kind.QUERY and ends_transaction(event):
+            return  # what most are: the end of every change of a table without transactions
         statement = statement_of(query_of(header, event))
         if statement.does is Does.TRANSACTION:
             return
