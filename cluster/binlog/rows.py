@@ -208,13 +208,13 @@ def query_of(header: EventHeader, event: memoryview) -> Query:
 
     Raises MalformedStream.
     """
-    begin = _query_text_offset(event)
+    load = _LOAD_BYTES if header.kind == Kind.EXECUTE_LOAD_QUERY else 0
+    begin = _query_text_offset(event) + load
     if begin > len(event) - CRC_BYTES:
         raise MalformedStream(f"a Query event of {len(event)} bytes that ends too early")
     database_bytes = event[HEADER_BYTES + 8]
-    mode, charset = _session_of(bytes(event[HEADER_BYTES + _QUERY.size : begin - 1 - database_bytes]))
-    at = begin + (_LOAD_BYTES if header.kind == Kind.EXECUTE_LOAD_QUERY else 0)
-    data = event[at:-CRC_BYTES]
+    mode, charset = _session_of(bytes(event[HEADER_BYTES + _QUERY.size + load : begin - 1 - database_bytes]))
+    data = event[begin:-CRC_BYTES]
     compressed = header.kind == Kind.QUERY_COMPRESSED
     found = decompressed(data, most=QUERY_BYTES_MAX) if compressed else bytes(data[:QUERY_BYTES_MAX])
     return Query(
