@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -101,6 +102,11 @@ def history(
         return
     for record in found:
         _print_plan(record)
+
+
+def path_of(node: str) -> str:
+    """Return a node's name as it stands in a path: whatever was typed, it names a node or none, never another path."""
+    return quote(node, safe="", errors="surrogateescape")
 
 
 def _change(

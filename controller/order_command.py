@@ -18,7 +18,7 @@ from cluster.errors import BadInput, OscarHaError, Unreachable
 from cluster.orders import Obedience, Obeying, Order, delay_of, duration
 from cluster.position import Gtid
 from controller import orders
-from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption
+from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, path_of
 from controller.operator_command import _ask as ask
 from replicator.find_command import seconds_of
 
@@ -26,6 +26,8 @@ ORDER_DEADLINE_MS = 70_000
 """The archive may have to be searched for the place."""
 LOOK_SECONDS = 0.25
 A_TIME = re.compile(r"\d[T:]", re.IGNORECASE)
+A_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+"""It would be a GTID of the domain 2026 too: nobody means that."""
 STILL_SECONDS_MAX = 120.0
 """When nothing at all changes for this long the command gives up; the order stays."""
 DONE: Mapping[str, frozenset[Obeying]] = {
@@ -125,6 +127,8 @@ def _point(text: str) -> dict[str, Any]:
     """Return what is asked for: a time has a T or a colon behind a digit, a transaction has neither."""
     if A_TIME.search(text):
         return {"time": seconds_of(text)}
+    if A_DAY.fullmatch(text.strip()):
+        raise BadInput(f"--before {text} is a day", hint=f"say when: {text.strip()}T00:00")
     return {"before": str(Gtid.parse(text))}
 
 
@@ -132,7 +136,7 @@ def _give(verb: str, node: str, body: Mapping[str, Any], options: Options) -> No
     asked = {name: value for name, value in body.items() if value is not None} | {"dry_run": options.dry_run}
     answer: dict[str, Any] = ask(
         options.settings_file,
-        lambda client, url: client.post(f"{url}/v1/nodes/{node}/{verb}", asked, deadline_ms=ORDER_DEADLINE_MS),
+        lambda client, url: client.post(f"{url}/v1/nodes/{path_of(node)}/{verb}", asked, deadline_ms=ORDER_DEADLINE_MS),
     )
     order = records.decode(Order, answer["order"], where="the answer")
     if not options.as_json:

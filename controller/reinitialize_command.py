@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from cluster import clock, records
 from cluster.errors import OscarHaError, Unreachable
 from cluster.records import SeedPhase, SeedReport
-from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, YesOption
+from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, YesOption, path_of
 from controller.operator_command import _ask as ask
 
 BEGIN_DEADLINE_MS = 60_000
@@ -67,7 +67,9 @@ def reinitialize(
 def _post(settings_file: Path | None, node: str, body: Mapping[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = ask(
         settings_file,
-        lambda client, url: client.post(f"{url}/v1/nodes/{node}/reinitialize", body, deadline_ms=BEGIN_DEADLINE_MS),
+        lambda client, url: client.post(
+            f"{url}/v1/nodes/{path_of(node)}/reinitialize", body, deadline_ms=BEGIN_DEADLINE_MS
+        ),
     )
     return answer
 

@@ -9,19 +9,18 @@ import socket
 import ssl
 
 import pymysql
-from pymysql.connections import Connection
-from pymysql.constants import CLIENT
 
 from cluster import clock
 from cluster.clock import Nanos
-from cluster.errors import BadInput, MalformedStream, Unreachable
+from cluster.connection import StrictConnection
+from cluster.errors import MalformedStream, Unreachable
 
 SECONDS_MIN = 0.001
 SETUP_BYTES_MAX = 1024 * 1024
 """Everything a source may answer before the stream begins."""
 
 
-class SetupConnection(Connection):
+class SetupConnection(StrictConnection):
     """A connection for the set-up of one stream."""
 
     def __init__(self, raw: socket.socket, *, deadline: Nanos, host: str, user: str, password: str,
@@ -65,12 +64,6 @@ class SetupConnection(Connection):
         self._force_close()  # type: ignore[attr-defined]  # pymysql has no public way that sends nothing
 
     # -- what the driver calls --------------------------------------------------------------------------------------
-
-    def _request_authentication(self) -> None:
-        if self.ssl and not self.server_capabilities & CLIENT.SSL:  # type: ignore[attr-defined]  # not in the stubs
-            raise BadInput("the source does not offer TLS, and nothing is sent to it without",
-                           hint="give it a certificate, or remove [tls] from the settings")  # fmt: skip
-        super()._request_authentication()  # type: ignore[misc]  # not in the stubs
 
     def _read_bytes(self, num_bytes: int) -> bytes:
         """Return exactly so many bytes. Raises MalformedStream for too many, Unreachable when they do not come."""

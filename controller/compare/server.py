@@ -4,12 +4,15 @@ Calls block: run them in threads. The session's own settings decide nothing that
 primary the server itself is told that this session only reads.
 """
 
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
 
+from cluster import tls
+from cluster.connection import StrictConnection
 from cluster.errors import BadInput, OscarHaError, Refused, Unreachable
 from cluster.position import Position
 from cluster.settings import Node, Secrets, Settings
@@ -210,18 +213,25 @@ def _row(row: Sequence[Any]) -> Row:
 
 
 def _connect(node: Node, settings: Settings, secrets: Secrets, seconds: float) -> "Connection[Any]":
-    """Connect as oscar-ha's administrator: on the admin port if there is one, else on the port."""
-    port = node.admin_port or node.port
+    """Connect as oscar-ha's administrator: on the admin port if there is one, else on the port; in TLS if that is set.
+
+    A repair carries rows of patients from node to node, and who is believed is told how to log in.
+    """
+    where = f"{node.name} at {node.host}:{node.admin_port or node.port}"
+    context = None if settings.tls is None else tls.client_context(settings.tls)
     try:
-        return pymysql.connect(
-            host=node.host, port=port, user=settings.accounts.admin_user, password=secrets.admin, autocommit=True,
-            charset="utf8mb4", connect_timeout=CONNECT_SECONDS, read_timeout=seconds, write_timeout=seconds,
-            program_name="oscar-ha verify",
+        return StrictConnection(
+            host=node.host, port=node.admin_port or node.port, user=settings.accounts.admin_user,
+            password=secrets.admin, autocommit=True, charset="utf8mb4", connect_timeout=CONNECT_SECONDS,
+            read_timeout=seconds, write_timeout=seconds, program_name="oscar-ha verify", ssl=context,
         )  # fmt: skip
     except (pymysql.MySQLError, OSError) as error:
         if isinstance(error, pymysql.MySQLError) and error.args and error.args[0] in LOGIN_REFUSED:
             raise BadInput(
-                f"{node.name} at {node.host}:{port} refuses the account {settings.accounts.admin_user!r}",
+                f"{where} refuses the account {settings.accounts.admin_user!r}",
                 hint=f"mend {settings.accounts.admin_password_file}, or run this where it is right",
             ) from error
-        raise Unreachable(f"{node.name} at {node.host}:{port} does not answer: {type(error).__name__}") from error
+        if isinstance(cause := getattr(error, "original_exception", error), ssl.SSLError):
+            raise Unreachable(f"{where} is not believed: {cause.reason or cause}",
+                              hint="see that its certificate is of our authority, in time, and names that host") from error  # fmt: skip
+        raise Unreachable(f"{where} does not answer: {type(error).__name__}") from error

@@ -17,6 +17,7 @@ from controller.compare.command import chosen
 from controller.decide import is_current, readiness, warnings
 from controller.loop import Request, best, new_plan, requested_plan
 from controller.model import Kind, NodeFacts, Stage, View
+from controller.operator_command import path_of
 from controller.orders import OTHERWISE, Place, Plan, plan_delay, plan_hold, plan_release
 from controller.plan import Choose, Wait
 from controller.seed import plan_seeding
@@ -184,6 +185,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "before nothing": (["hold", "n"], "--now"),
     "before and now": (["hold", "n", "--before", "0-1-2", "--now"], "--now"),
     "no GTID": (["hold", "n", "--before", "yesterday"], "domain-server-sequence"),
+    "a day is no GTID": (["hold", "n", "--before", "2026-11-24"], "is a day"),
     "no such time": (["hold", "n", "--before", "2026-13-01T00:00"], "not a time"),
     "no settings": (["release", "n"], "no settings file"),
 }
@@ -197,6 +199,12 @@ def test_a_mistake_in_a_command_is_named_before_anybody_is_asked(name: str, monk
 
     assert isinstance(done.exception, BadInput)
     assert words in str(done.exception)
+
+
+def test_what_is_typed_as_a_node_names_no_other_path_and_no_other_node() -> None:
+    """`db-clinic` and a byte that is no text was `db-clinic`: a typing error replaced its data."""
+    assert path_of("db-clinic\udcff") == "db-clinic%FF"
+    assert path_of("x/../db-clinic/hold?a=b#c") == "x%2F..%2Fdb-clinic%2Fhold%3Fa%3Db%23c"
 
 
 def test_help_teaches() -> None:
