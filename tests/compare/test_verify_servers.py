@@ -224,6 +224,7 @@ def binlog_of(cluster: Cluster, file: str, offset: int) -> str:
     return done.stdout.decode(errors="replace")
 
 
+@pytest.mark.timeout(400)  # a comparison, a repair of eleven tables and a comparison, on a machine that does much else
 @pytest.mark.usefixtures("load")
 def test_every_small_damage_is_found_and_named_and_repaired(cluster: Cluster) -> None:
     cluster.run(cluster.node(STANDBY), *DAMAGE.values())
