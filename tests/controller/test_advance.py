@@ -496,13 +496,14 @@ DURABLE: tuple[str | None, ...] = ("0-1-90", HEAD)
 HEALTHY = a_view()
 
 
-def every_small_view() -> Iterator[tuple[View, dict[str, str | None]]]:
-    """All clusters of three nodes in eight states, three replicators in three, two archive positions, two ackers."""
+def every_small_view(montreal: str) -> Iterator[tuple[View, dict[str, str | None]]]:
+    """All clusters of three nodes, one of them in this state and two in eight, three replicators in three, two archive
+    positions, two ackers."""
     nodes = {(site, name): a_node(site, **NODE_STATES[name]) for site in SITES for name in NODE_STATES}
     replicators = {(site, name): a_replicator(site, **REPLICATOR_STATES[name]) for site in SITES
                    for name in REPLICATOR_STATES}  # fmt: skip
     durabilities = [a_durability(ackers=(acker,)) for acker in ("toronto", "montreal")]
-    for clinic, toronto, montreal in product(NODE_STATES, repeat=3):
+    for clinic, toronto in product(NODE_STATES, repeat=2):
         three = (nodes["clinic", clinic], nodes["toronto", toronto], nodes["montreal", montreal])
         for r_toronto, r_montreal in product(REPLICATOR_STATES, repeat=2):
             healthy = replace(
@@ -514,11 +515,12 @@ def every_small_view() -> Iterator[tuple[View, dict[str, str | None]]]:
                 yield view, {"clinic": "0-1-90", "toronto": at_toronto, "montreal": at_montreal}
 
 
+@pytest.mark.parametrize("montreal", NODE_STATES)
 @pytest.mark.parametrize("kind", [Kind.FAILOVER, Kind.SWITCHOVER])
-def test_no_small_cluster_breaks_an_invariant(kind: Kind) -> None:
+def test_no_small_cluster_breaks_an_invariant(kind: Kind, montreal: str) -> None:
     """Every plan over every small view: each step passes `check_step`, and what opens has all that was acknowledged."""
     opened_plans = 0
-    for view, positions in every_small_view():
+    for view, positions in every_small_view(montreal):
         _, plan, after = run(view, a_plan(kind=kind, stage=ORDER[kind][0]), positions)
         if after.epoch is None or after.epoch.epoch == 1:
             continue
