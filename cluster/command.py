@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.errors import OscarHaError
+from cluster.errors import BadInput, OscarHaError, Refused
 
 COMMANDS, VERBS = "oscar_ha.commands", "oscar_ha.verbs"
 HELP = """Automatic failover for the OSCAR medical record.
@@ -84,8 +84,9 @@ def main() -> None:
 
 
 def complain(error: OscarHaError) -> None:
-    """Say on standard error what is wrong and what to do."""
+    """Say on standard error what is wrong and what to do. Who refused is of no interest then, only why."""
     console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]oscar-ha:[/] {escape(error.message)}", soft_wrap=True)
+    text = error.said if isinstance(error, BadInput | Refused) else error.message
+    console.print(f"[bold red]oscar-ha:[/] {escape(text)}", soft_wrap=True)
     if error.hint:
         console.print(f"  [bold]what to do:[/] {escape(error.hint)}", soft_wrap=True)

@@ -7,24 +7,27 @@ class OscarHaError(Exception):
     """Every error that oscar-ha raises on purpose.
 
     `retryable` says whether the same call may succeed later; `hint` is what a person does next;
-    `exit_code` is what a command ends with.
+    `exit_code` is what a command ends with. `said` is the message as the one said it who raised it first, without the
+    addresses that an answer passed on its way.
     """
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", said: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.said = said or message
 
     def __str__(self) -> str:
         return f"{self.message} — {self.hint}" if self.hint else self.message
 
     def as_record(self) -> dict[str, Any]:
         """Return what an HTTP answer or a history record says of this error."""
-        return {"code": self.code, "message": self.message, "hint": self.hint, "retryable": self.retryable}
+        record = {"code": self.code, "message": self.message, "hint": self.hint, "retryable": self.retryable}
+        return record if self.said == self.message else record | {"said": self.said}
 
 
 class BadInput(OscarHaError):
@@ -104,4 +107,6 @@ def from_record(record: object, *, where: str) -> OscarHaError:
     if not isinstance(record, dict):
         return OscarHaError(f"{where}: {record!r}")
     kind = ERRORS_BY_CODE.get(str(record.get("code")), OscarHaError)
-    return kind(f"{where}: {record.get('message', 'no message')}", hint=str(record.get("hint", "")))
+    message = str(record.get("message", "no message"))
+    said = str(record.get("said") or message)
+    return kind(f"{where}: {message}", hint=str(record.get("hint", "")), said=said)

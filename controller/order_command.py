@@ -129,7 +129,11 @@ def _point(text: str) -> dict[str, Any]:
         return {"time": seconds_of(text)}
     if A_DAY.fullmatch(text.strip()):
         raise BadInput(f"--before {text} is a day", hint=f"say when: {text.strip()}T00:00")
-    return {"before": str(Gtid.parse(text))}
+    try:
+        return {"before": str(Gtid.parse(text))}
+    except BadInput:
+        raise BadInput(f"--before {text!r} is neither a transaction nor a time",
+                       hint="as 0-1-123, or as 2026-11-24T10:00 (here) or 2026-11-24T15:00Z") from None  # fmt: skip
 
 
 def _give(verb: str, node: str, body: Mapping[str, Any], options: Options) -> None:

@@ -121,7 +121,7 @@ def _print_end(node: str, begun: Mapping[str, Any], report: SeedReport, *, as_js
     if as_json:
         _print_json({**begun, "seeding": asdict(report)})
     elif report.phase is SeedPhase.DONE:
-        typer.echo(f"{node} is a standby again: {report.bytes} bytes from {report.donor} at {report.position}{kept}")
+        typer.echo(f"{node} is a standby again: {report.bytes:,} bytes from {report.donor} at {report.position}{kept}")
     elif not report.phase.over:
         typer.echo(f"{node} is being seeded from {report.donor}; see how far it is with: oscar-ha status")
     if report.phase is SeedPhase.FAILED:

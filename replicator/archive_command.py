@@ -134,7 +134,8 @@ def show_info(
     if as_json:
         typer.echo(json.dumps(asdict(facts), indent=1))
         return
-    table = Table(title=escape(str(directory)), show_header=False)
+    output().print(escape(str(directory)), soft_wrap=True)
+    table = Table(show_header=False)
     for name, value in asdict(facts).items():
         shown = moment(value) if name.endswith("_time") else f"{value:,}" if isinstance(value, int) else value
         table.add_row(name.replace("_", " "), "-" if shown is None else escape(shown))
@@ -175,7 +176,7 @@ def check(
 def make_key(file: Path = typer.Argument(help="The key file: made, mode 0600, or given a new first key.")) -> None:
     """Make a key file, or rotate: a new key for everything written from now on; the older ones still read.
 
-    Name the file as `key_file` in the settings' [archive] section, copy it to every site, and restart the replicators
+    Name the file as `key_file` in the settings' section `archive`, copy it to every site, and restart the replicators
     one after the other. Keep a copy away from these machines: without its key an archive is nothing.
     """
     key, count = add_key(file)

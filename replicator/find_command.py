@@ -287,7 +287,9 @@ class _Told:
         rows = "; ".join(f"{table}: {kind} {count:,} rows" for (table, kind), count in self._rows.items() if count)
         self._console.print(f"{self.transactions} transactions{'; ' * bool(rows)}{escape(rows)}", soft_wrap=True)
         if self.transactions:
-            self._console.print("To be without one of them, and all that came later, stop at the position before it.")
+            self._console.print("To be without one of them, and all that came later: oscar-ha hold NODE --before, with the"
+                                " number that its line begins with; a restore ends at the position before it.",
+                                soft_wrap=True)  # fmt: skip
 
 
 def record_of(one: Transaction, *, show: bool) -> dict[str, Any]:

@@ -63,7 +63,12 @@ class Holds:
 
 def _why(one: Hold) -> str:
     until = "until it is released" if one.until is None else f"until {clock.utc_text(one.until)}"
-    return f"it keeps everything behind {one.position or 'nothing'} {until}"
+    return f"it keeps {kept_text(one.position)} {until}"
+
+
+def kept_text(position: str) -> str:
+    """Return what a hold with that position keeps; after the empty one comes all there ever was."""
+    return f"everything after {position}" if position else "everything"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from replicator import holds, segments
 from replicator.archive import Archive
 from replicator.archive_place import ARCHIVE, JSON, KEY_FILE, SETTINGS, SITE, output, place
 from replicator.find_command import seconds_of
-from replicator.holds import Hold
+from replicator.holds import Hold, kept_text
 
 PRUNE_DEADLINE_MS = 60_000
 COLOURS: Mapping[str, str] = {"goes": "yellow", "held": "bold red"}
@@ -27,14 +27,14 @@ COLOURS: Mapping[str, str] = {"goes": "yellow", "held": "bold red"}
 
 def hold(
     name: str = typer.Argument(help="What releases it later, such as the name of a backup."),
-    begin: str = typer.Option(..., "--from", help="Keep everything behind this position (0-1-123), or from this file on."),
+    begin: str = typer.Option(..., "--from", help="Keep everything after this position (0-1-123), or from this file on."),
     until: str | None = typer.Option(None, "--until", help="Let it end by itself, as 2026-12-24T10:00."),
     why: str = typer.Option("", "--why", help="Shown with it."),
     archive: Path | None = ARCHIVE, settings_file: Path | None = SETTINGS, site: str = SITE,
     key_file: Path | None = KEY_FILE,
     epoch: int = typer.Option(0, "--epoch", help="With a file: its epoch; needed when two have a file of that name."),
 ) -> None:  # fmt: skip
-    """Keep an archive from a place on, until it is released: nothing behind it is removed, whatever the limits say.
+    """Keep an archive from a place on, until it is released: nothing after it is removed, whatever the limits say.
 
     A hold of that name is moved. Exit code 1 when the archive begins after that place: then it is not promised.
     """
@@ -48,7 +48,7 @@ def hold(
         _require_here(found, position)
         made = Hold(name=name, position=str(position), since=clock.utc_now(), until=ends, why=why)
         holds.write(directory, made)
-    typer.echo(f"{name}: everything behind {position or 'nothing'} is kept "
+    typer.echo(f"{name}: {kept_text(str(position))} is kept "
                + ("until it is released" if ends is None else f"until {clock.utc_text(ends)}"))  # fmt: skip
 
 
@@ -92,11 +92,19 @@ def list_holds(
         typer.echo(json.dumps({"holds": standing, "unreadable": unreadable}, indent=1))
         return
     table = Table(title=f"what is held in {escape(str(directory))}")
-    for column in ("name", "keeps everything behind", "since", "until", "why"):
+    for column in ("name", "keeps", "since", "until", "why"):
         table.add_column(column)
+    if not found.standing and not found.unreadable:
+        output().print("nothing is held; oscar-ha archive hold NAME --from GTID keeps everything after that transaction",
+                       soft_wrap=True)  # fmt: skip
+        return
     for one in found.standing:
-        until = "released" if one.until is None else clock.utc_text(one.until) + (" (over)" if one.expired(now) else "")
-        table.add_row(one.name, one.position or "nothing", one.since, until, escape(one.why))
+        until = (
+            "it is released"
+            if one.until is None
+            else clock.utc_text(one.until) + (" (over)" if one.expired(now) else "")
+        )
+        table.add_row(one.name, kept_text(one.position), one.since, until, escape(one.why))
     for name, why in found.unreadable:
         table.add_row(f"[bold red]{escape(name)}[/]", "everything", "", "", escape(why))
     output().print(table)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import command
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Refused, Unreachable, from_record
 
 OSCAR_HA = Path(sys.executable).parent / "oscar-ha"
 DEADLINE_SECONDS = 30
@@ -69,3 +69,12 @@ def test_an_error_says_what_to_do_and_brackets_are_text(capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "oscar-ha: [bold]x[/] is wrong" in said
     assert "what to do: write [y]" in said
+
+
+def test_a_refusal_is_shown_without_the_addresses_it_came_through(capsys: pytest.CaptureFixture[str]) -> None:
+    command.complain(from_record(Refused("db-montreal is too late").as_record(), where="http://127.0.0.1:1"))
+    command.complain(Unreachable("POST http://127.0.0.1:1: timed out"))
+
+    said = capsys.readouterr().err
+    assert "oscar-ha: db-montreal is too late\n" in said
+    assert "http://127.0.0.1:1: timed out" in said

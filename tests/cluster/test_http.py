@@ -206,6 +206,14 @@ def test_a_strange_error_is_still_an_error_of_ours(record: object) -> None:
     assert type(from_record(record, where="http://x")) is OscarHaError
 
 
+def test_what_was_said_is_passed_on_without_the_addresses_on_its_way() -> None:
+    refused = Refused("db-montreal is too late", hint="name another")
+    passed = from_record(from_record(refused.as_record(), where="http://leader").as_record(), where="http://other")
+
+    assert (passed.message, passed.said) == ("http://other: http://leader: db-montreal is too late", refused.message)
+    assert type(passed) is Refused
+
+
 def test_errors_say_what_the_caller_should_do() -> None:
     assert Unreachable("x").retryable
     assert not FencedOut("x").retryable

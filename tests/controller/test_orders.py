@@ -184,8 +184,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no number": (["delay", "n", "--hours", "soon"], "'soon'"),
     "before nothing": (["hold", "n"], "--now"),
     "before and now": (["hold", "n", "--before", "0-1-2", "--now"], "--now"),
-    "no GTID": (["hold", "n", "--before", "yesterday"], "domain-server-sequence"),
     "a day is no GTID": (["hold", "n", "--before", "2026-11-24"], "is a day"),
+    "no GTID": (["hold", "n", "--before", "yesterday"], "neither a transaction nor a time"),
     "no such time": (["hold", "n", "--before", "2026-13-01T00:00"], "not a time"),
     "no settings": (["release", "n"], "no settings file"),
 }

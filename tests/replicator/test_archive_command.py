@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator.archive import Archive
+from replicator.holds import kept_text
 from replicator.keys import NO_KEYS, add_key, read_keys
 from tests.replicator.test_archive import FIRST, fill, first_log
 
@@ -52,6 +53,22 @@ def test_without_an_archive_it_says_how_to_name_one(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"--archive DIR" in done.stderr
     assert run("ls", "--archive", str(tmp_path)).returncode == 2
+
+
+def test_help_loses_no_name_of_a_section() -> None:
+    assert "section `archive`" in " ".join(run("new-key", "--help").stdout.decode().split())
+
+
+def test_a_hold_says_in_words_what_it_keeps(tmp_path: Path) -> None:
+    directory = tmp_path / "archive"
+    with closing(Archive.open(directory, NO_KEYS)) as archive:
+        fill(archive, FIRST, first_log())
+    where = ("--archive", str(directory))
+
+    assert b"nothing is held" in run("holds", *where).stdout
+    assert b"nightly: everything after 0-1-3 is kept" in run("hold", "nightly", "--from", FIRST.file, *where).stdout
+    assert b"everything after 0-1-3" in run("holds", *where).stdout
+    assert kept_text("") == "everything"
 
 
 def test_new_key_makes_and_rotates_and_refuses_what_is_no_key_file(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_nothing_of_a_patient_is_shown_unless_asked_for(server: MariaDBServer, a
 
     assert "Jane Doe" not in plain.output
     assert "before it: 0-1-1" in plain.output
+    assert "oscar-ha hold NODE --before" in plain.output
     assert "Jane Doe" in told.output
 
 
