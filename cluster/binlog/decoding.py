@@ -102,6 +102,8 @@ class Table:
     charsets: tuple[str | None, ...]
     """None: not known."""
     lengths: RowLengths
+    dates: frozenset[int]
+    """Which columns are a DATE: the library is told that these are numbers, as it has no value for 31 February."""
     described: Any = field(repr=False)
     """The library's own object."""
 
@@ -169,7 +171,9 @@ class Decoder:
             digits = getattr(column, "fsp", 0)
             if source == NONE_SOURCE.COLS_BITMAP:
                 continue  # this image does not have the column
-            if source in _OUT_OF_RANGE:
+            if number in table.dates and isinstance(value, int):
+                found[name] = date_text(value)
+            elif source in _OUT_OF_RANGE:
                 found[name] = impossible_date(column.type, raw.value(*place, number), digits)
             elif source == NONE_SOURCE.EMPTY_SET:
                 found[name] = ""
@@ -204,7 +208,10 @@ class Decoder:
             column.enum_values = column.enum_values or ENUM_NUMBERS
             column.set_values = column.set_values or SET_NUMBERS
         names = tuple(str(column.name) for column in columns)
-        return Table(ours.name, names, key, named, charsets, RowLengths(ours), table)
+        dates = frozenset(number for number, column in enumerate(columns) if column.type == FIELD_TYPE.DATE)
+        for number in dates:
+            columns[number].type, columns[number].unsigned = FIELD_TYPE.INT24, True
+        return Table(ours.name, names, key, named, charsets, RowLengths(ours), dates, table)
 
 
 def _without_column_compression(table: TableMap, event: memoryview) -> memoryview:
@@ -349,11 +356,13 @@ def negative_time(raw: bytes, digits: int) -> str:
     return f"-{_time_text(seconds)}{_fraction(fraction * 10 ** (6 - 2 * fraction_bytes), digits)}"
 
 
+def date_text(number: int) -> str:
+    """Return a DATE as the database writes it, whether a calendar has it or not."""
+    return f"{number >> 9:04d}-{number >> 5 & 15:02d}-{number & 31:02d}"
+
+
 def impossible_date(column_type: int, raw: bytes, digits: int) -> str:
-    """Return a date that no calendar has, such as 0000-00-00 or 2024-05-00."""
-    if column_type == FIELD_TYPE.DATE:
-        number = int.from_bytes(raw, "little")
-        return f"{number >> 9:04d}-{number >> 5 & 15:02d}-{number & 31:02d}"
+    """Return a DATETIME that no calendar has, such as 0000-00-00 or 2024-05-00."""
     if column_type == FIELD_TYPE.DATETIME:
         text = f"{int.from_bytes(raw, 'little'):014d}"
         return f"{text[:4]}-{text[4:6]}-{text[6:8]} {text[8:10]}:{text[10:12]}:{text[12:]}"

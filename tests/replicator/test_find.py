@@ -285,8 +285,8 @@ COLUMNS = {
     "TINYINT UNSIGNED": ("200", "0"), "SMALLINT": ("-300",), "MEDIUMINT": ("-70000",), "INT UNSIGNED": ("4000000000",),
     "BIGINT UNSIGNED": ("18446744073709551615",), "BIGINT": ("-9223372036854775808",), "DOUBLE": ("2.5", "-0.125"),
     "DECIMAL(10,2)": ("-12345.67", "0.05", "99999999.99"), "DECIMAL(65,30)": ("-123.456",), "DECIMAL(5,5)": ("0.12345", "-0.00001"),
-    "DECIMAL(20,0)": ("-1", "12345678901234567890"), "DATE": ("'0000-00-00'", "'2024-00-00'", "'2024-02-29'"),
-    "DATETIME": ("'0000-00-00'", "'2024-05-00 01:02:03'", "'1969-12-31 23:59:59'"),
+    "DECIMAL(20,0)": ("-1", "12345678901234567890"), "DATE": ("'0000-00-00'", "'2024-00-00'", "'2024-02-29'", "'2024-02-31'"),
+    "DATETIME": ("'0000-00-00'", "'2024-05-00 01:02:03'", "'2023-02-30 01:02:03'", "'1969-12-31 23:59:59'"),
     "DATETIME(3)": ("'2024-02-29 01:02:03.450'", "'2024-05-00 01:02:03.5'"), "TIMESTAMP NULL": ("'2024-02-29 01:02:03'", "0"),
     "TIMESTAMP(6) NULL": ("'2024-02-29 01:02:03.000007'",), "TIME": ("'-11:12:13'", "'838:59:59'"),
     "TIME(2)": ("'-11:12:13.45'", "'-00:00:00.01'", "'01:02:03.5'"), "YEAR": ("0", "2024"), "CHAR(10)": ("'Côté'", "''"),
@@ -306,7 +306,7 @@ def test_every_value_is_what_the_server_says(server: MariaDBServer, metadata: st
     made = ", ".join(f"{name} {sql_type}" for name, sql_type in zip(names, COLUMNS, strict=True))
     chance = random.Random(1)
     rows = [[values[number % len(values)] if chance.random() < 0.8 else "NULL" for values in COLUMNS.values()] for number in range(12)]  # fmt: skip
-    server.run("SET NAMES utf8mb4", "USE d", f"SET GLOBAL binlog_row_metadata = {metadata}",
+    server.run("SET NAMES utf8mb4", "SET sql_mode = 'ALLOW_INVALID_DATES'", "USE d", f"SET GLOBAL binlog_row_metadata = {metadata}",
                f"CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, {made})",
                *[f"INSERT INTO t VALUES (NULL, {', '.join(row)})" for row in rows], "FLUSH BINARY LOGS")  # fmt: skip
     connection = server.connect(conv={}, charset="utf8mb4")
