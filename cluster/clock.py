@@ -38,6 +38,11 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def utc_stamp() -> str:
+    """Return wall time as it may stand in the name of a file: `20261124T110530Z`. Never compare it."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
 def utc_seconds() -> int:
     """Return wall time as Unix seconds, for a protocol that asks for it. Never compare it."""
     return int(datetime.now(UTC).timestamp())

@@ -111,6 +111,14 @@ class Session(Protocol):
         """Return whether commits wait for a replicator."""
         ...
 
+    def columns(self, table: str) -> tuple[list[tuple[str, str, str, str | None, str]], list[tuple[str, str, str]]]:
+        """Return what tables of that name consist of: (database, table, column, character set, type), and their keys."""
+        ...
+
+    def binary_logs(self) -> list[tuple[str, int]]:
+        """Return path and size of every binlog file, oldest first."""
+        ...
+
     # -- closing --------------------------------------------------------------------------------------------------
 
     def lock_accounts(self) -> int:

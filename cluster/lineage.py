@@ -32,9 +32,14 @@ def judge_history(position: Position, lineage: Sequence[LineageEntry], head: Pos
     return History.EQUAL_OR_BEHIND
 
 
-def _judge(gtid: Gtid, lineage: Sequence[LineageEntry], head: Position | None) -> History:
+def is_foreign(gtid: Gtid, lineage: Sequence[LineageEntry]) -> bool:
+    """Return whether a transaction is one that the history has not and never will have."""
     owner = _owner(gtid, lineage)
-    if owner is not None and owner != gtid.server:
+    return owner is not None and owner != gtid.server
+
+
+def _judge(gtid: Gtid, lineage: Sequence[LineageEntry], head: Position | None) -> History:
+    if is_foreign(gtid, lineage):
         return History.DIVERGED
     if head is not None and gtid.sequence > head.sequence(gtid.domain):
         return History.AHEAD

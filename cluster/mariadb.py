@@ -55,6 +55,10 @@ SCHEMA = (
  clinic VARCHAR(63) PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, token VARCHAR(64) NOT NULL,
  written_at DATETIME(3) NOT NULL) ENGINE=InnoDB""",
 )
+REPLAYED = """CREATE TABLE IF NOT EXISTS oscar_ha.replayed (
+ rescue VARCHAR(120) CHARACTER SET ascii NOT NULL, number BIGINT UNSIGNED NOT NULL, done_at DATETIME(3) NOT NULL,
+ PRIMARY KEY (rescue, number)) ENGINE=InnoDB"""
+"""Which rows of a rescue are in the cluster; made by the first replay."""
 
 
 class MariaDb:
@@ -255,6 +259,11 @@ class MariaDbSession:
             ],
             [(str(one[0]), str(one[1]), str(one[2])) for one in keys],
         )
+
+    def binary_logs(self) -> list[tuple[str, int]]:
+        (base,) = self._row("SELECT @@global.log_bin_basename")
+        folder = str(base).rpartition("/")[0]
+        return [(f"{folder}/{row[0]}", int(row[1])) for row in self._rows("SHOW BINARY LOGS")]
 
     # -- closing ----------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,34 @@ class SeedReport:
         return 0.0 if self.phase is SeedPhase.CONNECTING else 100.0
 
 
+class RescueState(StrEnum):
+    """How far the rescue is of what only one node has."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    """Every transaction is on disk, read back and counted."""
+    INCOMPLETE = "incomplete"
+    """What can be read is on disk; a person must look at the rest, for which the node's data is needed."""
+    FAILED = "failed"
+    """Nothing is on disk. It is tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescueReport:
+    """The rescue of what a node has and the cluster has not: the one that runs, or the newest."""
+
+    id: str
+    state: RescueState
+    position: str
+    """Everything the node had. While that is what it has, the rescue is about it."""
+    transactions: int = 0
+    rows: int = 0
+    replayed: int = 0
+    """Rows that are in the cluster by now, or were judged."""
+    path: str = ""
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
     """What a watchdog saw of its database, and what it does about it."""
@@ -192,6 +220,8 @@ class NodeReport:
     """What of its order it obeys; None: it is too old to know of orders."""
     unmet: tuple[str, ...] = ()
     """What commits of an open primary rely on, and somebody has switched off; the watchdog puts it back."""
+    rescue: RescueReport | None = None
+    """What it had and the cluster had not, if it ever did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,10 +99,19 @@ class Node:
     """Starts the server: `systemctl start mariadb`, or the server itself. It is run with a deadline, never by a shell."""
     seed_port: Port | None = None
     """Where the node gives its data away; any free port if not set."""
+    rescue_directory: Path | None = None
+    """Where transactions are kept that only this node has. Unset: `rescue` beside data_directory, else beside pid_file."""
 
     @property
     def watchdog_url(self) -> str:
         return f"http://{self.host}:{self.watchdog_port}"
+
+    @property
+    def rescues(self) -> Path:
+        """Return where this node's rescues lie."""
+        if self.rescue_directory is not None:
+            return self.rescue_directory
+        return (self.data_directory or self.pid_file).parent / "rescue"
 
     def missing_to_receive(self) -> tuple[str, ...]:
         """Return the settings without which this node cannot be seeded."""
@@ -120,6 +129,15 @@ class Seeding:
 
     megabytes_per_second_max: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """What the donor sends at most; without it as much as disks and network allow."""
+
+
+@checked(config=_STRICT, kw_only=True)
+class Rescue:
+    """How rescued transactions may be read."""
+
+    over_network_in_clear: bool = False
+    """Whether a watchdog gives rescued rows, which are charts, to another host. Its HTTP is not encrypted: only where the
+    network is, a VPN."""
 
 
 @checked(config=_STRICT, kw_only=True)
@@ -245,6 +263,7 @@ class Settings:
     """Without it the replication links carry plain text."""
     archive: ArchiveRules = Field(default_factory=ArchiveRules)
     seeding: Seeding = Field(default_factory=Seeding)
+    rescue: Rescue = Field(default_factory=Rescue)
     nodes: tuple[Node, ...] = Field(min_length=2)
     replicators: tuple[Replicator, ...] = Field(min_length=2)
     controllers: tuple[Controller, ...] = Field(min_length=1)
@@ -338,7 +357,7 @@ def contradictions(settings: Settings) -> list[str]:
     ids = [node.server_id for node in settings.nodes] + [one.server_id for one in settings.replicators]
     problems += [f"{text}: two with one id disconnect each other for ever" for text in _repeated("server_id", ids)]
     problems += _repeated("address", _addresses(settings))
-    problems += _relative_paths(settings)
+    problems += _wrong_paths(settings)
     for kind, sites in (
         ("nodes", [node.site for node in settings.nodes]),
         ("replicators", [one.site for one in settings.replicators]),
@@ -417,11 +436,16 @@ def _addresses(settings: Settings) -> list[str]:
     return [f"{_canonical(host)}:{port}" for host, port in pairs if port is not None]
 
 
-def _relative_paths(settings: Settings) -> list[str]:
-    return [
+def _wrong_paths(settings: Settings) -> list[str]:
+    inside = [
+        f"rescue_directory of node {node.name!r} must not lie in its data_directory: that is what gets replaced"
+        for node in settings.nodes
+        if node.data_directory is not None and node.rescues.is_relative_to(node.data_directory)
+    ]
+    return inside + [
         f"{name} {str(path)!r} of node {node.name!r} must begin with /: a server and its backup look from different places"
         for node in settings.nodes
-        for name in ("data_directory", "socket", "option_file")
+        for name in ("data_directory", "socket", "option_file", "rescue_directory")
         if (path := getattr(node, name)) is not None and not path.is_absolute()
     ]
 

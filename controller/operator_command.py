@@ -42,6 +42,7 @@ def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOpti
     else:
         _print_status(answer)
         _print_mass_changes(answer)
+        _print_rescues(answer)
     if not answer["ready"]:
         raise typer.Exit(EXIT_NOT_READY)
 
@@ -217,6 +218,39 @@ def _print_mass_changes(answer: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     for sentence in mass_changes(answer["replicators"], answer["nodes"]):
         console.print(f"[bold red]mass change[/]: {escape(sentence)}", soft_wrap=True)
+
+
+def rescues(nodes: Iterable[Mapping[str, Any]], primary: str | None) -> list[str]:
+    """Return a sentence for each node that had what the cluster has not, and what to type next."""
+    return [
+        text for node in nodes if node.get("rescue") and (text := _rescue(node, node["rescue"], primary or "PRIMARY"))
+    ]
+
+
+def _rescue(node: Mapping[str, Any], rescue: Mapping[str, Any], primary: str) -> str:
+    name, state = node["node"], rescue["state"]
+    if state == "running":
+        return f"{name}: what only it has is being rescued; nothing may replace it before"
+    if state == "failed":
+        return f"{name}: what only it has is NOT rescued: {rescue['why']}; it is tried again, keep its data"
+    amount = f"{rescue['transactions']:,} transactions with {rescue['rows']:,} rows that the cluster has not"
+    if state == "incomplete":
+        return (f"{name}: only a part of it is rescued, {amount}: {rescue['why']}; keep its data;"
+                f" look at it: oscar-ha rescue show {rescue['id']}")  # fmt: skip
+    left = max(0, rescue["rows"] - rescue["replayed"])
+    waits = node.get("role") in ("fenced", "failed")
+    if not left and not waits:
+        return ""
+    steps = [f"oscar-ha rescue show {rescue['id']}", f"oscar-ha rescue replay {rescue['id']} --to {primary} --dry-run"]
+    steps = (steps if left else []) + ([f"oscar-ha reinitialize {name}"] if waits else [])
+    done = f" ({rescue['replayed']:,} of them are in it by now)" if rescue["replayed"] else ""
+    return f"{name} had {amount}{done}; they are safe in {rescue['path']}; next: {', then '.join(steps)}"
+
+
+def _print_rescues(answer: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    for sentence in rescues(answer["nodes"], (answer["epoch"] or {}).get("primary")):
+        console.print(f"[bold yellow]rescue[/]: {escape(sentence)}", soft_wrap=True)
 
 
 def _print_ackers(console: Console, durability: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.errors import BadInput, Refused
 from cluster.position import Position
-from cluster.records import Database, NodeReport, Role
+from cluster.records import Database, NodeReport, RescueState, Role
 from controller.choose import is_ours, numbers_of
 from controller.decide import Reach, is_current, judge_primary
 from controller.model import NodeFacts, View
@@ -107,9 +107,17 @@ def _dangers(view: View, node: NodeFacts) -> list[str]:
         found.append(f"it is {node.held} as ordered: what it holds would be replaced by what came later")
     position = report.position if report else None
     # The head moves: a standby's report may be newer than the primary's, and then it only looks ahead.
-    if position is not None and not is_ours(view, position):
-        found.append(f"it has transactions that the cluster has not ({position}): rescue them first")
+    if position is not None and not is_ours(view, position) and not is_rescued(report):
+        found.append(f"it has transactions that the cluster has not ({position}), and they are not rescued yet")
     return found
+
+
+def is_rescued(report: NodeReport | None) -> bool:
+    """Return whether what only a node has is on disk elsewhere, all of it."""
+    if report is None or report.rescue is None or report.position is None:
+        return False
+    rescue = report.rescue
+    return rescue.state is RescueState.COMPLETE and Position.parse(rescue.position) == Position.parse(report.position)
 
 
 def _choose(donors: tuple[Donor, ...], requested: str | None) -> Donor:

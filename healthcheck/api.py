@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from cluster import http, records
 from cluster.errors import BadInput
 from cluster.settings import Milliseconds, Name
+from healthcheck import rescue_api
 from healthcheck.halt import HALT_MS_MAX
 from healthcheck.judge import DEFAULT_MAX_LAG_MS, MS_PER_SECOND
 from healthcheck.seed_framing import TOKEN_BYTES
@@ -98,6 +99,7 @@ def application(watchdog: Watchdog, token: str) -> web.Application:
     _add_questions(app, watchdog)
     _add_commands(app, watchdog)
     _add_halts(app, watchdog)
+    rescue_api.add(app, watchdog.rescuing, watchdog.settings, token)
     return app
 
 

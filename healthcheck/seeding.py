@@ -66,6 +66,10 @@ class Host(Protocol):
         """Return what this node has that the cluster has not; None when there is nothing. Raises Unreachable."""
         ...
 
+    def rescued(self) -> bool:
+        """Return whether all of that is rescued (healthcheck/rescuing.py)."""
+        ...
+
     def seeding_begins(self, why: str) -> None: ...
     def seeding_ended(self, why: str) -> None: ...
     def tell_changes(self) -> None: ...
@@ -134,8 +138,12 @@ class Seeding:
     async def _begin(self, epoch: int, donor: str, seeding: str, *, force: bool, keep: bool) -> SeedReport:
         places = self._require_takeable(epoch)
         own, known = self._own_history()
+        if own is not None and not force and self._host.rescued():
+            own = None
         if own is not None and not force:
-            raise Diverged(own, hint="--force seeds it all the same; its data directory is then kept aside")
+            raise Diverged(
+                own, hint="wait for its rescue: oscar-ha status; --force seeds it all the same, and keeps its data"
+            )
         source = self._host.settings.node(donor)
         seed_link.require_private(source.host, self._host.settings.tls)
         await asyncio.to_thread(self._require_room_for, places)

@@ -31,6 +31,7 @@ from healthcheck.metrics import Metrics
 from healthcheck.obey import Act
 from healthcheck.obeying import Orders
 from healthcheck.prober import Prober
+from healthcheck.rescuing import Foreign, Rescuing
 from healthcheck.roles import Signal, advance, allows
 from healthcheck.seeding import Seeding
 from healthcheck.worker import Worker
@@ -114,7 +115,7 @@ class Watchdog:
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
-        self.seeding = Seeding(self, secrets)
+        self.seeding, self.rescuing = Seeding(self, secrets), Rescuing(self)
         self.orders = Orders(node.name, coordination, self._on_order)
 
     # -- what others see ----------------------------------------------------------------------------------------------
@@ -144,6 +145,7 @@ class Watchdog:
             seeding=self.seeding.report,
             order=self.orders.report,
             unmet=self._unmet(),
+            rescue=self.rescuing.report,
         )
 
     def _database(self) -> Database:
@@ -224,6 +226,7 @@ class Watchdog:
                 self._epoch_loop,
                 self._heartbeat_loop,
                 self.seeding.run,
+                self.rescuing.run,
                 self.orders.run,
             ):
                 group.create_task(loop())
@@ -742,7 +745,25 @@ class Watchdog:
         log.info("fenced", how=how, position=position, why=self.why)
         return Fenced(True, position, how)
 
+    # -- what healthcheck/rescuing.py is lent -------------------------------------------------------------------------
+
+    def foreign(self) -> Foreign | None:
+        """Return what this server has and the cluster has not, once it is closed for good."""
+        probe, record = self.prober.probe, self.record
+        if self.role not in (Role.FENCED, Role.FAILED) or self.resumable or self.seeding.replacing:
+            return None
+        if self._database() is not Database.UP or probe is None or record is None or self._ahead() is None:
+            return None
+        return Foreign(record.epoch, probe.position, record.lineage)
+
+    def connect(self, deadline_ms: float) -> Session:
+        return self._connect(deadline_ms)
+
     # -- seeding: what healthcheck/seeding.py is lent ------------------------------------------------------------------
+
+    def rescued(self) -> bool:
+        """Return whether what only this server has is safely on disk elsewhere."""
+        return self.prober.probe is not None and self.rescuing.whole(self.prober.probe.position)
 
     @property
     def seen_epoch(self) -> int:

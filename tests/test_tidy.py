@@ -38,6 +38,8 @@ PURE = {
     "controller/model.py",
     "controller/orders.py",
     "controller/plan.py",
+    "controller/rejoin.py",
+    "controller/replaying.py",
     "controller/seed.py",
     "healthcheck/judge.py",
     "healthcheck/obey.py",

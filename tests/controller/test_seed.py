@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import BadInput, OscarHaError, Refused
-from cluster.records import Database, Role, SeedPhase, SeedReport
+from cluster.records import Database, RescueReport, RescueState, Role, SeedPhase, SeedReport
 from controller import seeding
 from controller.choose import rank
 from controller.decide import warnings
@@ -16,6 +16,7 @@ from controller.model import Kind, View
 from controller.seed import SeedPlan, plan_seeding
 from tests.controller.builders import CLINIC, MONTREAL, SINCE, TORONTO, a_node, a_view
 
+RESCUED = RescueReport(id="2-db-montreal-20261124T110530Z", state=RescueState.COMPLETE, position="0-3-101")
 SEEDING = SeedReport(id="seed-1", donor=TORONTO, phase=SeedPhase.COPYING, began=SINCE, bytes=50, bytes_total=200)
 
 
@@ -42,6 +43,8 @@ SITUATIONS: dict[str, tuple[View, dict[str, Any], str]] = {
     "a healthy standby may be seeded while there is another": (with_nodes({}, {}, {}), {}, TORONTO),
     "the only standby is seeded by force": (with_nodes({}, DOWN, {}), {"force": True}, CLINIC),
     "a node ahead is seeded by force": (with_nodes({}, {}, {"position": "0-3-101"}), {"force": True}, TORONTO),
+    "what a node ahead has is rescued": (
+        with_nodes({}, {}, {"position": "0-3-101", "rescue": RESCUED}), {}, TORONTO),
     "the primary's report is older than the standby's": (with_nodes({}, {}, {"position": "0-1-150"}), {}, TORONTO),
     "a seeding that ended hinders nothing": (
         with_nodes({}, {}, {**DOWN, "seeding": replace(SEEDING, phase=SeedPhase.FAILED)}), {}, TORONTO),
@@ -65,6 +68,11 @@ REFUSALS: dict[str, tuple[Callable[[], SeedPlan], type[OscarHaError], str]] = {
     "the primary, by force too": (lambda: seeded(a_view(), CLINIC, force=True), Refused, "is the primary"),
     "the only standby": (lambda: seeded(with_nodes({}, DOWN, {})), Refused, "only standby that could take over"),
     "a node ahead": (lambda: seeded(with_nodes({}, {}, {"position": "0-3-101"})), Refused, "has not .0-3-101."),
+    "a node ahead of its rescue": (
+        lambda: seeded(with_nodes({}, {}, {"position": "0-3-102", "rescue": RESCUED})), Refused, "not rescued yet"),
+    "a node ahead whose rescue lacks something": (
+        lambda: seeded(with_nodes({}, {}, {"position": "0-3-101", "rescue": replace(RESCUED, state=RescueState.INCOMPLETE)})),
+        Refused, "not rescued yet"),
     "a silent node": (lambda: seeded(with_nodes({}, {}, {"absent_ms": 1.0})), Refused, "does not report"),
     "twice at once": (lambda: seeded(with_nodes({}, {}, {"seeding": SEEDING})), Refused, "seeded already"),
     "a donor that lags": (

@@ -178,6 +178,7 @@ def test_what_cannot_work_is_refused_before_anything_is_touched(cluster: Site) -
 
 def test_a_node_with_transactions_of_its_own_is_seeded_only_by_a_persons_word_and_they_are_kept(cluster: Site) -> None:
     """Nothing is thrown away. And its new binlog begins where the copy stands: it may be promoted at once (TRAPS.md 26)."""
+    (cluster.directory / "two" / "rescue").write_text("a file, so that no rescue can be made")
     with cluster.two.connect() as own, own.cursor() as cursor:
         cursor.execute("STOP SLAVE")
         cursor.execute("RESET SLAVE ALL")
