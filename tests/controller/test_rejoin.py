@@ -1,0 +1,81 @@
+"""The rungs of a node that came back: a table, and what holds over every combination of facts."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from cluster.lineage import History
+from cluster.records import Database, RescueReport, RescueState, Role, SeedPhase, SeedReport
+from controller.rejoin import Facts, Rung, ladder
+
+HERE = "0-1-105"
+
+
+def a_rescue(state: RescueState, position: str = HERE) -> RescueReport:
+    return RescueReport(id="2-one-20261124T110530Z", state=state, position=position)
+
+
+def a_seeding(phase: SeedPhase) -> SeedReport:
+    return SeedReport(id="s", donor="two", phase=phase, began="", why="no room")
+
+
+SAFE = a_rescue(RescueState.COMPLETE)
+AHEAD = Facts(
+    role=Role.FENCED, database=Database.UP, is_primary=False, resumable=False, position=HERE, history=History.DIVERGED,
+    rescue=None, seeding=None, can_cut=False, can_seed="", reseed_automatic=True, paused=False, plan_runs=False,
+)  # fmt: skip
+RESCUED = replace(AHEAD, rescue=SAFE)
+
+
+@pytest.mark.parametrize(
+    ("facts", "rung"),
+    [
+        pytest.param(replace(AHEAD, history=History.EQUAL_OR_BEHIND), Rung.FOLLOW, id="behind or equal: it follows"),
+        pytest.param(AHEAD, Rung.RESCUE, id="ahead: first its transactions are rescued"),
+        pytest.param(replace(AHEAD, history=History.AHEAD), Rung.RESCUE, id="beyond the head is ahead too"),
+        pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.RUNNING)), Rung.RESCUE, id="a rescue that runs"),
+        pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.FAILED)), Rung.RESCUE, id="one that failed is tried again"),
+        pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.COMPLETE, "0-1-90")), Rung.RESCUE, id="a rescue of something else"),
+        pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.INCOMPLETE)), Rung.HOLD, id="incomplete: a person"),
+        pytest.param(replace(RESCUED, can_cut=True), Rung.CUT, id="rescued, and it can be cut"),
+        pytest.param(RESCUED, Rung.RESEED, id="rescued: it is reseeded"),
+        pytest.param(replace(RESCUED, reseed_automatic=False), Rung.HOLD, id="rescued, a person is to be asked"),
+        pytest.param(replace(RESCUED, can_seed="nobody can give"), Rung.HOLD, id="rescued, nobody gives"),
+        pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.COPYING)), Rung.HOLD, id="it is being seeded"),
+        pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.FAILED)), Rung.HOLD, id="a seeding that failed is not repeated for ever"),
+        pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.DONE)), Rung.RESEED, id="an old seeding does not matter"),
+        pytest.param(replace(RESCUED, role=None), Rung.HOLD, id="silence is not death"),
+        pytest.param(replace(RESCUED, database=Database.HUNG), Rung.HOLD, id="hung: nobody knows what it has"),
+        pytest.param(replace(RESCUED, position=None, history=None), Rung.HOLD, id="its position is not known"),
+        pytest.param(replace(RESCUED, plan_runs=True), Rung.HOLD, id="repairs yield to a failover"),
+        pytest.param(replace(RESCUED, paused=True), Rung.HOLD, id="paused"),
+        pytest.param(replace(RESCUED, is_primary=True), Rung.HOLD, id="the primary is left alone"),
+        pytest.param(replace(AHEAD, resumable=True), Rung.HOLD, id="it opens again by itself"),
+    ],
+)  # fmt: skip
+def test_a_node_that_came_back_climbs_the_ladder(facts: Facts, rung: Rung) -> None:
+    step = ladder(facts)
+
+    assert step.rung is rung
+    assert step.why
+
+
+def test_nothing_is_thrown_away_whatever_the_facts() -> None:
+    """Invariant 7: data is taken back or replaced only when all of exactly that is safely on disk."""
+    rescues = [None, *(a_rescue(state, position) for state in RescueState for position in (HERE, "0-1-1"))]
+    seen = set[Rung]()
+    for role, database, history, rescue, cut, automatic, busy in itertools.product(
+        (None, *Role), Database, (None, *History), rescues, (True, False), (True, False), (True, False)
+    ):
+        facts = replace(AHEAD, role=role, database=database, history=history, rescue=rescue, can_cut=cut,
+                        reseed_automatic=automatic, plan_runs=busy)  # fmt: skip
+        step = ladder(facts)
+        seen.add(step.rung)
+        if step.rung in (Rung.CUT, Rung.RESEED):
+            assert (rescue, role, database, busy) == (SAFE, Role.FENCED, Database.UP, False)
+        if step.rung is Rung.RESEED:
+            assert automatic
+        if step.rung is Rung.FOLLOW:
+            assert history is History.EQUAL_OR_BEHIND
+    assert seen == set(Rung)
