@@ -74,12 +74,23 @@ class Intake:
         """When the source last brought something whole. A length damaged on the way promises what never comes, and
         heartbeats would trickle into it for ever."""
         self._unfinished_bytes = 0
+        self._received_bytes = self._events = self._sync_nanos = 0
+        """Not counted yet."""
 
-    def receive(self, raw: Link) -> Reply | None:
-        """Read what has come, make it durable, and return the acknowledgement that is asked for.
+    def receive(self, raw: Link, answer: Callable[[Reply], None] = lambda _: None) -> None:
+        """Read what has come, make it durable, and then `answer` with the acknowledgement that is asked for.
 
-        Raises Unreachable at the end of the stream; what came before it is durable then.
+        Whatever need not stand before the answer is done behind it. Raises Unreachable at the end of the stream; what
+        came before it is durable then.
         """
+        try:
+            reply = self._receive(raw)
+            if reply is not None:
+                answer(reply)
+        finally:
+            self._count()
+
+    def _receive(self, raw: Link) -> Reply | None:
         reader, framer, progress = self.reader, self._framer, False
         try:
             while True:
@@ -90,7 +101,7 @@ class Intake:
                 if count == 0:
                     raise Unreachable("the source closed the stream")
                 framer.filled(count)
-                self._metrics.received_bytes.inc(count)
+                self._received_bytes += count
                 self._unfinished_bytes += count
                 if self._take_packets():
                     self._unfinished_bytes, progress = 0, True
@@ -121,11 +132,19 @@ class Intake:
         if batch.chunks:
             began = clock.now()
             self._writer.write(batch)
-            self._metrics.sync_seconds.observe((clock.now() - began) / clock.NANOS_PER_SECOND)
-            self._metrics.events.inc(sum(chunk.events for chunk in batch.chunks))
+            self._sync_nanos = clock.now() - began
+            self._events = sum([chunk.events for chunk in batch.chunks])
         if batch.reply is not None:
             self._writer.require_archived(batch.reply)
         return batch.reply
+
+    def _count(self) -> None:
+        """Add what was received, and what was made durable of it, to what Prometheus reads."""
+        self._metrics.received_bytes.inc(self._received_bytes)
+        if self._events:
+            self._metrics.sync_seconds.observe(self._sync_nanos / clock.NANOS_PER_SECOND)
+            self._metrics.events.inc(self._events)
+        self._received_bytes = self._events = self._sync_nanos = 0
 
 
 def fetch(

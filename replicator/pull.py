@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 import structlog
 import tenacity
@@ -207,7 +208,8 @@ class Puller:
             ready = poller.poll(max(0, self._timing.stream_deadline_ms - silent_ms))
             if not ready:
                 raise Unreachable(f"the primary is silent for {self._timing.stream_deadline_ms} ms")
-            if any(handle == self._wake.handle for handle, _ in ready):
+            handles = [handle for handle, _ in ready]
+            if self._wake.handle in handles:
                 self._wake.clear()
                 if self._stop.is_set():
                     self._drain(stream, intake)
@@ -215,21 +217,22 @@ class Puller:
                 if self._mode_changed():
                     return
                 self._acknowledge(stream)
-            if any(handle != self._wake.handle for handle, _ in ready):
+            if handles != [self._wake.handle]:
                 self._receive(stream, intake)
                 if clock.ms_between(intake.heard, clock.now()) >= self._timing.stream_deadline_ms:
                     raise Unreachable("the primary sends nothing whole")
 
     def _receive(self, stream: Opened, intake: Intake) -> None:
-        reply = intake.receive(stream.socket)
-        if reply is not None:
-            self._pending.append(reply)
-            if self._standing.others:
-                self._pace.hurry()  # they wait for our word as we do for theirs
-            self._acknowledge(stream)
+        intake.receive(stream.socket, partial(self._answer, stream))
         if intake.reader.ended:
             raise Unreachable("the primary ended the stream")
         self._pace.ring()
+
+    def _answer(self, stream: Opened, reply: Reply) -> None:
+        self._pending.append(reply)
+        if self._standing.others:
+            self._pace.hurry()  # they wait for our word as we do for theirs
+        self._acknowledge(stream)
 
     def _acknowledge(self, stream: Opened) -> None:
         """Send the newest acknowledgement that is due, if we may at this very moment."""

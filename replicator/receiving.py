@@ -47,6 +47,8 @@ _AHEAD = {1: Struct("<I1sIBIIIH"), 3: Struct("<I3sIBIIIH")}
 """All that stands before an event's body, by the size of its lead: length and number of the packet, lead, header."""
 _QUIET = {1: b"\0", 3: b"\0\xef\0"}
 """The lead of an event that asks for no reply."""
+_ASKING = {1: b"", 3: b"\0\xef\1"}
+"""The lead of one that does: the end of a transaction for which somebody waits."""
 _GTID, _XID = int(Kind.GTID), int(Kind.XID)
 
 
@@ -143,17 +145,19 @@ class StreamReader:
         Whatever is not exactly that is left where it is, for `accept` to judge. This loop is what a stream costs: for
         each event it makes one tuple, one view and one checksum, and calls nothing of ours.
         """
-        if not self._in_step:
-            return
-        chunk, tracker, lead = self._chunks[-1], self._tracker, self._lead
-        unpack, quiet, append = _AHEAD[lead].unpack_from, _QUIET[lead], chunk.parts.append
         buffer, view, at, end = framer.window
+        lead = self._lead
         head, last = PACKET_HEADER_BYTES + lead, end - PACKET_HEADER_BYTES - lead - HEADER_BYTES
+        if at > last or not self._in_step:
+            return
+        chunk, tracker = self._chunk(), self._tracker
+        unpack, quiet, asking, append = _AHEAD[lead].unpack_from, _QUIET[lead], _ASKING[lead], chunk.parts.append
         opened, offset, boundary, before = tracker.in_group, self._offset, chunk.boundary, len(chunk.parts)
         while at <= last:
             word, led, timestamp, kind, server_id, size, end_position, flags = unpack(buffer, at)
             stop = at + head + size
-            if stop > end or word & PART_BYTES_MAX != lead + size or led != quiet or flags & FLAG_ARTIFICIAL:
+            strange = led != quiet and (led != asking or kind != _XID)
+            if strange or stop > end or word & PART_BYTES_MAX != lead + size or flags & FLAG_ARTIFICIAL:
                 break
             event = view[at + head : stop]
             if crc32(event) != CRC_RESIDUE or (end_position and end_position != (offset + size) & U32_MASK):
@@ -161,10 +165,8 @@ class StreamReader:
             if opened and kind in ROWS:
                 pass
             elif opened and kind == _XID:
-                tracker.end_group()
                 opened, boundary = False, offset + size
-                self._committed_at(timestamp)
-                self._mark(chunk, boundary)
+                self._commit(chunk, boundary, timestamp, asked=led != quiet)
             elif not opened and kind == _GTID and size >= GTID_BYTES_MIN and not event[GTID_FLAGS_AT] & GTID_STANDALONE:
                 tracker.begin_group(server_id, event)
                 opened = True
@@ -175,6 +177,8 @@ class StreamReader:
         framer.taken(at)
         self._boundary = chunk.boundary = boundary
         self._grow(chunk, offset - self._offset, len(chunk.parts) - before)
+        if not chunk.parts:
+            self._chunks.pop()  # nothing was for us
 
     def take(self) -> Batch:
         """Return what was received since the last call."""
@@ -203,10 +207,9 @@ class StreamReader:
 
     @property
     def _in_step(self) -> bool:
-        """Whether the stream is in the midst of a file's transactions, and a chunk is there to take them."""
+        """Whether the stream is in the midst of a file's transactions, and they are to be archived."""
         plain = self._tracker.in_transaction or not self._tracker.in_group
-        begun = bool(self._chunks) and self._chunks[-1].file == self._file and self._offset >= self._dropped_until
-        return begun and plain and self._confirmed and self._listed
+        return plain and self._confirmed and self._listed and self._offset >= self._dropped_until
 
     def _tracker_position(self, chunk: Chunk) -> Position:
         return self._tracker.position if chunk.boundary else chunk.start
@@ -291,6 +294,14 @@ class StreamReader:
         if header.kind == Kind.ROTATE:
             chunk.next_file = rotate_target(event)[0]
         self._mark(chunk, self._offset)
+
+    def _commit(self, chunk: Chunk, boundary: int, timestamp: int, *, asked: bool) -> None:
+        """Take the XID that ends the open group at `boundary`."""
+        self._tracker.end_group()
+        self._committed_at(timestamp)
+        self._mark(chunk, boundary)
+        if asked:
+            self._reply = Reply(self._file, boundary, self._tracker.position)
 
     def _committed_at(self, timestamp: int) -> None:
         self._first_time = self._first_time or timestamp

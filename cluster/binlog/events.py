@@ -115,6 +115,7 @@ class GroupTracker:
 
     def __init__(self, position: Position) -> None:
         self._last: dict[int, tuple[int, int]] = {}
+        self._position: Position | None = None
         self._open: tuple[int, int, int] | None = None
         self._standalone = False
         self.restart(position)
@@ -122,7 +123,9 @@ class GroupTracker:
     @property
     def position(self) -> Position:
         """Return the position after the last whole group."""
-        return position_of(self._last)
+        if self._position is None:
+            self._position = position_of(self._last)
+        return self._position
 
     @property
     def in_group(self) -> bool:
@@ -145,7 +148,7 @@ class GroupTracker:
         assert self._open is not None, "only an open group ends"
         domain, server, sequence = self._open
         self._last[domain] = (server, sequence)
-        self._open = None
+        self._open = self._position = None
 
     def begin_file(self) -> None:
         """Forget an open group: no group spans two files, so the primary crashed in the midst of this one."""
@@ -154,7 +157,7 @@ class GroupTracker:
     def restart(self, position: Position) -> None:
         """Go on from `position`, outside of any group."""
         self._last = {gtid.domain: (gtid.server, gtid.sequence) for gtid in position.last.values()}
-        self._open = None
+        self._open, self._position = None, None
 
     def follow(self, header: EventHeader, event: memoryview) -> bool:
         """Take the next event; return whether a group or nothing at all is open behind it: a boundary."""

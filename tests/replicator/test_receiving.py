@@ -11,7 +11,7 @@ from cluster.binlog.events import Kind
 from cluster.binlog.framing import MAGIC, NEED_DATA, PacketFramer, an_event, packet
 from cluster.errors import Diverged, MalformedStream, OscarHaError, Unauthorized, Unreachable
 from cluster.position import Position
-from replicator.receiving import Chunk, StreamReader
+from replicator.receiving import Chunk, Reply, StreamReader
 from replicator.remedy import NotThere, SameServerId, error_for
 from tests.replicator.binlog import Binlog
 
@@ -247,6 +247,35 @@ def test_the_quick_way_believes_no_damage_either(semi_sync: bool, at: int, mask:
 
     quick = read(bytes(damaged), [], semi_sync=semi_sync, quickly=True)
     assert quick == read(bytes(damaged), [], semi_sync=semi_sync, quickly=False)
+
+
+def test_a_commit_alone_is_taken_in_one_loop_from_its_first_event_to_the_one_that_asks() -> None:
+    """With one client every batch is such a commit: two of its events took as long as all else (decision 0066)."""
+    log = Binlog("0-1-3")
+    reader, framer, begun = a_reader(position="0-1-3", semi_sync=True), PacketFramer(), len(log.events)
+    give(reader, *log.events, lead=b"\0\xef\0")
+    reader.take()
+    log.transaction("0-1-4")
+    *quiet, last = log.events[begun:]
+    framer.feed(b"".join(packet(b"\0\xef\0" + event, 1) for event in quiet) + packet(b"\0\xef\1" + last, 1))
+    reader.accept_transactions(framer)
+    (chunk,), reply = (batch := reader.take()).chunks, batch.reply
+
+    assert framer.next_packet() is NEED_DATA
+    assert (bytes_of(chunk), chunk.boundary, str(chunk.position)) == (b"".join((*quiet, last)), len(log.data), "0-1-4")
+    assert reply == Reply(FILE, len(log.data), Position.parse("0-1-4"))
+
+
+def test_what_is_no_transaction_leaves_no_empty_batch() -> None:
+    """An empty one would be synced, for nothing."""
+    reader, framer = a_reader(position="0-1-3", semi_sync=True), PacketFramer()
+    give(reader, *Binlog("0-1-3").events, lead=b"\0\xef\0")
+    reader.take()
+    framer.feed(packet(b"\0\xef\0" + events.heartbeat(FILE, 99, server_id=1), 1))
+    reader.accept_transactions(framer)
+
+    assert framer.next_packet() is not NEED_DATA
+    assert reader.take().chunks == ()
 
 
 def test_a_stream_cut_at_every_byte_is_read_the_same() -> None:
