@@ -205,7 +205,8 @@ class World:
             except OscarHaError as error:
                 log.warning("seal.failed", site=site, epoch=step.epoch, error=str(error))
                 return None
-            return Sealed(site=site, durable=_text(answer, "durable"), how="sealed")
+            durable = answer.get("durable")  # null: sealed, and what it has is not known (decision 0059)
+            return Sealed(site=site, durable=None if durable is None else _text(answer, "durable"), how="sealed")
 
         found = await asyncio.gather(*(one(site) for site in step.sites))
         return tuple(sealed for sealed in found if sealed is not None)

@@ -5,6 +5,7 @@ looked at again after every call that could block; and whatever cannot be closed
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -653,6 +654,7 @@ class Watchdog:
                 raise Unreachable(f"the database is {self.prober.database().value}")
             await self._remember(replace(self.memory, opened_epoch=record.epoch))
             await self._take_lease()
+            await self._require_no_newer_plan(record.epoch)
             await self._actor.run(self._in_session, self._open_writes)
             undo = self._why_undo(record, generation, closings)
             if undo is None:
@@ -680,6 +682,16 @@ class Watchdog:
             await self.coordination.publish(f"nodes/{self.node.name}", self.report())
         if not self.coordination.lease_valid(clock.now()):
             raise Unreachable("the lease was not granted")
+
+    async def _require_no_newer_plan(self, epoch: int) -> None:
+        """Refuse to open when a plan for a later epoch runs: the end of an earlier lease of ours may be its proof of fence.
+
+        Asked after the lease was taken: a plan that begins later than that sees our lease, and has us fenced.
+        """
+        found = await self.coordination.get("plan")
+        planned = json.loads(found.data).get("epoch", 0) if found is not None else 0
+        if planned > epoch:
+            raise Refused(f"a plan for epoch {planned} runs", hint="wait for its end")
 
     def _open_writes(self, session: Session) -> None:
         session.unlock_accounts()

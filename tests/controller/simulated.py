@@ -209,6 +209,8 @@ class SimulatedReplicator(Part):
         self.own = cluster.replicator(site)
         super().__init__(cluster, history, self.own.host, self.own.http_port, f"replicators/{site}")
         self.durable, self.sealed, self.connected = "", 0, True
+        self.unsure = False
+        """Its archive is behind what it once was: it seals, and tells no position (decision 0059)."""
 
     def report(self) -> ReplicatorReport:
         return ReplicatorReport(
@@ -226,7 +228,7 @@ class SimulatedReplicator(Part):
         self.sealed = max(self.sealed, int(body["epoch"]))
         self.durable = body["until"] or self.durable
         self.history.note(self.own.site, "seal", int(body["epoch"]))
-        return web.json_response({"sealed": self.sealed, "durable": self.durable})
+        return web.json_response({"sealed": self.sealed, "durable": None if self.unsure else self.durable})
 
     async def level(self, request: web.Request) -> web.Response:
         body = await http.body_of(request)

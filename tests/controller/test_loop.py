@@ -139,6 +139,17 @@ async def test_a_dead_primary_is_replaced_with_no_human_action(zookeeper: ZooKee
         assert sealed < effects.index(("db-toronto", "promote", 2))
 
 
+async def test_a_site_that_seals_without_a_position_stops_no_failover(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    """Montreal acknowledged nothing: what its archive has lost is no reason to leave the clinics without a primary."""
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.replicators["montreal"].unsure = True
+        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+
+        await trial.settled("db-toronto", 2)
+
+
 async def test_a_vanished_primary_is_replaced_after_its_lease_ended(
     zookeeper: ZooKeeperServer, zookeeper_root: str
 ) -> None:

@@ -39,6 +39,21 @@ def test_it_opens_by_itself_when_the_controller_died_after_naming_it(site: Site)
     eventually(site.watchdog_one.is_primary)
 
 
+def test_who_was_named_and_not_opened_yet_stays_closed_while_a_plan_for_a_later_epoch_runs(site: Site) -> None:
+    """Found by the model: that plan may have taken the end of an earlier lease of ours as its proof of fence."""
+    site.start()
+    site.watchdog_one.wait_for(database="up")
+    promoted = site.watchdog_one.done("promote", epoch=1)
+    site.zookeeper.create(site.path("plan"), b'{"epoch": 2}')
+    site.record_epoch(1, "one", promoted)
+    refused = code_of(site.watchdog_one.tell("open", epoch=1))
+
+    assert refused == (409, "refused")
+    assert site.one.value("SELECT @@read_only") == 1
+    site.zookeeper.delete(site.path("plan"))
+    eventually(site.watchdog_one.is_primary, what="never opened after the plan had ended")
+
+
 def test_a_server_that_is_named_but_not_promoted_stays_closed(site: Site) -> None:
     site.start()
     site.watchdog_one.wait_for(database="up")

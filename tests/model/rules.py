@@ -1,0 +1,71 @@
+"""The rules that the model obeys: production code, a field for everything that a mutation may take away."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import FencedOut, Refused
+from cluster.lineage import judge_history
+from controller.advance import failed, next_step, progress
+from controller.decide import decide
+from controller.invariants import check_repair, check_step
+from controller.model import View
+from healthcheck import judge
+from replicator import permission
+from tests.model.state import Node, Replicator, Request, World
+
+Rule = Callable[..., Any]
+
+
+def committed(world: World, request: Request) -> bool:
+    """Return whether ZooKeeper takes a leader's transaction: its election node is there, and no version has changed.
+
+    The same operations as `World._transact` and `World._open` of controller/world.py send.
+    """
+    return request.leader == world.leader and request.plan == world.plan
+
+
+def refuse_older(node: Node, epoch: int) -> None:
+    """Refuse an order of an older epoch, or of one that no controller can have named, as the watchdog's `fence` does."""
+    if epoch < node.epoch:
+        raise FencedOut(f"epoch {epoch} is older than {node.epoch}")
+    if epoch > node.epoch + 1:
+        raise Refused(f"epoch {epoch} is not known here")
+
+
+def seal(one: Replicator, epoch: int) -> int:
+    """Return the sealed epoch after a seal."""
+    return max(one.sealed, epoch)
+
+
+def unchanged(view: View) -> View:
+    """The controller sees what is."""
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Callables of production where it has them; what is IO there is written here once, beside its name."""
+
+    decide: Rule = decide
+    next_step: Rule = next_step
+    progress: Rule = progress
+    failed: Rule = failed
+    check_step: Rule = check_step
+    check_repair: Rule = check_repair
+    see: Callable[[View], View] = unchanged
+    margin_ms: float = 1_000.0
+    why_not_primary: Rule = judge.why_not_primary
+    why_not_open: Rule = judge.why_not_open
+    must_fence: Rule = judge.must_fence
+    judge_history: Rule = judge_history
+    may_acknowledge: Rule = permission.may_acknowledge
+    seal: Rule = seal
+    committed: Rule = committed
+    refuse_older: Rule = refuse_older
+    generation: Callable[[Node], str] = field(default=lambda node: str(node.generation))
+    """What a watchdog reports as the run of its server process."""
+    lease_valid: Callable[[Node | Replicator], bool] = field(default=lambda holder: holder.lease.valid)
+    closes_before_renewing: bool = True
+    looks_for_a_newer_plan: bool = True
+    resumes_while_a_plan_runs: bool = False

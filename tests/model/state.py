@@ -1,0 +1,137 @@
+"""One state of the model: a small cluster as frozen values.
+
+A transaction is a number, `epoch * 10 + server id` of the server that wrote it, so that two servers never write the
+same one; a log is what a binlog or an archive holds, in order.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cluster.position import Position
+from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, Role
+from controller.model import PlanRecord
+from controller.plan import Step
+from healthcheck.judge import Memory
+
+Log = tuple[int, ...]
+NOTHING_REMEMBERED = Memory()
+SITES = ("clinic", "toronto", "montreal")
+NODES = tuple(f"db-{site}" for site in SITES)
+
+
+class Lease(Enum):
+    """A ZooKeeper session, as its holder and everybody else see it. Clocks differ by less than the margin."""
+
+    HELD = "held"
+    CUT = "cut off, still valid to its holder"
+    LAPSED = "ended for its holder, the record is still there"
+    LATE = "the record is gone, and the holder's slow clock still calls the lease valid"
+    ENDED = "the record has been gone for the margin"
+
+    @property
+    def valid(self) -> bool:
+        """Return whether the holder calls it valid."""
+        return self in (Lease.HELD, Lease.CUT, Lease.LATE)
+
+    @property
+    def recorded(self) -> bool:
+        """Return whether the holder's ephemeral record is there."""
+        return self in (Lease.HELD, Lease.CUT, Lease.LAPSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A database server and its watchdog."""
+
+    log: Log = ()
+    role: Role = Role.STANDBY
+    up: bool = True
+    open: bool = False
+    """The database takes writes, whatever its watchdog thinks."""
+    generation: int = 1
+    watched: bool = True
+    """The watchdog lives."""
+    lease: Lease = Lease.HELD
+    memory: Memory = NOTHING_REMEMBERED
+    epoch: int = 1
+    """The newest epoch whose record the watchdog has read."""
+    commanded: int = 1
+    """The newest epoch it has heard of at all."""
+
+    @property
+    def resumable(self) -> bool:
+        """Return what healthcheck/watchdog.py calls so."""
+        remembered = self.memory.opened_epoch is not None and self.memory.generation == str(self.generation)
+        return self.role is Role.FENCED and remembered and self.up
+
+
+@dataclass(frozen=True, slots=True)
+class Replicator:
+    """A replicator: its archive and its seal are on disk, what it has read of ZooKeeper is not."""
+
+    log: Log = ()
+    sealed: int = 0
+    up: bool = True
+    lease: Lease = Lease.HELD
+    epoch: int = 1
+    """The newest epoch whose record it has read; 0 before the first."""
+    durability: DurabilityRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A step that was sent and neither done nor lost yet. `leader` and `plan` are what its transaction will check."""
+
+    leader: int
+    step: Step
+    plan: PlanRecord
+    after: PlanRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything. `broken` is the promise that the last action broke."""
+
+    nodes: tuple[Node, ...]
+    replicators: tuple[Replicator, ...]
+    epochs: tuple[EpochRecord, ...]
+    durability: DurabilityRecord
+    plan: PlanRecord | None = None
+    leader: int = 1
+    """How many controllers have led."""
+    requests: tuple[Request, ...] = ()
+    acked: Log = ()
+    """The longest log of which a replicator has acknowledged the end: its clients may have been told."""
+    writes: int = 0
+    """Commits that clients may still begin."""
+    faults: int = 0
+    """Faults that may still happen."""
+    switchovers: int = 0
+    failovers: int = 0
+    """What an operator may still ask for."""
+    broken: str = ""
+
+    @property
+    def newest(self) -> EpochRecord:
+        """Return the record of the epoch."""
+        return self.epochs[-1]
+
+
+def position(log: Log) -> str:
+    """Return the GTID position of a log."""
+    return f"0-{log[-1] % 10}-{len(log)}" if log else ""
+
+
+def length(text: str) -> int:
+    """Return how many transactions lie before a position."""
+    return Position.parse(text).sequence(0)
+
+
+def is_prefix(short: Log, long: Log) -> bool:
+    """Return whether `long` begins with `short`."""
+    return long[: len(short)] == short
+
+
+def lineage_entry(epoch: int, server_id: int, begins: str) -> LineageEntry:
+    """Return an entry; the file's name plays no part here."""
+    return LineageEntry(epoch=epoch, server_id=server_id, file="binlog.000001", position=begins)

@@ -1,0 +1,52 @@
+"""The protocol, every way it can go in small scopes; and for every guard the story of what happens without it."""
+
+import pytest
+
+from tests.model.checker import Explored, explore
+from tests.model.mutations import MUTATIONS, Mutation
+from tests.model.rules import Rules
+from tests.model.scopes import healthy, second_epoch
+
+LARGE_STATES_MIN = 100_000
+
+
+def require_kept(name: str, found: Explored) -> None:
+    print(f"\nmodel, {name}: {found}")
+    assert not found.story, found
+    assert found.well
+
+
+def test_one_fault_without_a_write_keeps_every_promise() -> None:
+    require_kept("one fault", explore(healthy(writes=0), Rules()))
+
+
+def test_a_switchover_and_a_failover_by_an_operator_keep_every_promise() -> None:
+    require_kept("operators", explore(healthy(writes=0, faults=0, switchovers=1, failovers=1), Rules()))
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_states_keep_every_promise() -> None:
+    scopes = {
+        "a commit, one fault": healthy(),
+        "a switchover, one fault": healthy(writes=0, switchovers=1),
+        "after a failover, a commit, one fault": second_epoch(writes=1, faults=1),
+    }
+    states = 0
+    for name, start in scopes.items():
+        found = explore(start, Rules())
+        require_kept(name, found)
+        states += found.states
+
+    assert states >= LARGE_STATES_MIN
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_without_this_guard_a_promise_is_broken(mutation: Mutation) -> None:
+    found = explore(mutation.start, mutation.rules, begins=mutation.begins, states_max=50_000)
+    print(found)
+
+    assert found.story, "nothing broke without the guard"
+    assert found.story[-1].startswith(f"BROKEN {mutation.expect}"), found
