@@ -149,7 +149,7 @@ class Run:
                 whole = not self.wanted.tables and not self.wanted.databases and not self.nodes
                 if repairing and report.verdict is Verdict.DIFFERENT:
                     report = await self._repair(moments, cluster, report, yes)
-            if whole:
+            if whole or report.verdict is Verdict.DIFFERENT:  # of a part only bad news is news of the whole
                 await self._keep(client, controller, report)
             return report
 

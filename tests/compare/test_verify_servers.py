@@ -248,6 +248,19 @@ def test_every_small_damage_is_found_and_named_and_repaired(cluster: Cluster) ->
     cluster.await_level()
 
 
+@pytest.mark.usefixtures("load")
+def test_a_difference_found_in_one_table_is_the_result_that_status_shows(cluster: Cluster) -> None:
+    cluster.run(cluster.node(STANDBY), "UPDATE moved SET a = 'zz' WHERE id = 2")
+    code, report = cluster.verify("--table", "oscar.moved")
+    assert (code, report["verdict"]) == (1, "different")
+    assert cluster.lab.cluster()["verify"]["different"] == ["oscar.moved"]
+
+    code, report = cluster.verify("--table", "oscar.moved", "--node", STANDBY, "--repair", "table", "--yes")
+    assert (code, report["verdict"]) == (0, "equal"), told(report)
+    assert cluster.lab.cluster()["verify"]["result"] == "different", "only a comparison of everything says equal"
+    cluster.await_level()
+
+
 DEFINED = (
     "CREATE VIEW seen AS SELECT id FROM moved",
     "CREATE VIEW same AS SELECT id FROM moved",
