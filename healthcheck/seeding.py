@@ -165,6 +165,9 @@ class Seeding:
             raise Conflict(f"{node.name} is being seeded already: {self.why() or 'catching up'}", hint="wait for it")
         if host.role is Role.PRIMARY:
             raise Refused(f"{node.name} is the primary", hint="switch over first")
+        if self._beginning.locked():
+            # Two nodes told at once to take each other's data would both stop.
+            raise Refused(f"{node.name} is about to be seeded itself", hint="wait, or take another donor")
         if self._giving is not None and self._giving.alive:
             raise Refused(f"{node.name} gives its own data to another node", hint="wait until that is over")
         missing = node.missing_to_receive()

@@ -29,13 +29,14 @@ from tests.lab.running import COMMAND, await_true, missing
 pytestmark = pytest.mark.servers
 
 STANDBY, OTHER = "db-toronto", "db-montreal"
-READY_MS, VERIFY_SECONDS = 60_000.0, 60
+READY_MS, VERIFY_SECONDS = 60_000.0, 150
 WRITE_PAUSE_SECONDS = 0.05
 ROWS = 1_500
 BEFORE_SECONDS = 2.0
 LATENCY_RATIO_MAX, LATENCY_MORE_MS = 5.0, 25.0
 MOMENTS_MAX = 10
 """Far above what is measured alone on this machine: a test is not a benchmark."""
+MEMBERS = ",".join(f"'m{number}'" for number in range(1, 65))
 TABLES = (
     "CREATE TABLE hot (id INT AUTO_INCREMENT PRIMARY KEY, n INT NOT NULL, t DATETIME(3)) ENGINE=InnoDB",
     "CREATE TABLE hot_myisam (id INT AUTO_INCREMENT PRIMARY KEY, n INT NOT NULL) ENGINE=MyISAM",
@@ -45,7 +46,8 @@ TABLES = (
     "CREATE TABLE one_case (id INT PRIMARY KEY, name VARCHAR(40)) ENGINE=InnoDB",
     "CREATE TABLE null_or_empty (id INT PRIMARY KEY, a VARCHAR(9), b VARCHAR(9)) ENGINE=InnoDB",
     "CREATE TABLE moved (id INT PRIMARY KEY, a VARCHAR(9), b VARCHAR(9)) ENGINE=InnoDB",
-    "CREATE TABLE one_double (id INT PRIMARY KEY, f FLOAT, d DOUBLE, b BIT(11), e ENUM('','x'), y YEAR) ENGINE=InnoDB",
+    "CREATE TABLE one_double (id INT PRIMARY KEY, f FLOAT, d DOUBLE, b BIT(11), e ENUM('','x'), y YEAR,"
+    f" s SET({MEMBERS})) ENGINE=InnoDB",
     "CREATE TABLE keyless (note VARCHAR(20), n INT) ENGINE=InnoDB",
     "CREATE TABLE row_missing (code VARCHAR(20) CHARACTER SET latin1 COLLATE latin1_swedish_ci, seen DATE, v INT,"
     " PRIMARY KEY (code, seen)) ENGINE=InnoDB",
@@ -59,7 +61,7 @@ FILL = (
     f"INSERT INTO one_case SELECT seq, CONCAT('Name', seq) FROM seq_1_to_{ROWS}",
     "INSERT INTO null_or_empty VALUES (1, NULL, 'x'), (2, '', 'x')",
     "INSERT INTO moved VALUES (1, 'ab', 'c'), (2, 'a', 'bc')",
-    "INSERT INTO one_double VALUES (1, 0.1, 0.1, b'10000000001', 'zz', 0), (2, 1e10, 1e300, b'1', '', 2026)",
+    "INSERT INTO one_double VALUES (1, 0.1, 0.1, b'10000000001', 'zz', 0, 'm1,m64'), (2, 1e10, 1e300, b'1', '', 2026, '')",
     f"INSERT INTO keyless SELECT 'same', seq MOD 7 FROM seq_1_to_{ROWS}",
     f"INSERT INTO row_missing SELECT CONCAT(IF(seq MOD 2, 'A', 'a'), CHAR(228 USING latin1), seq), '0000-00-00', seq FROM seq_1_to_{ROWS}",
     f"INSERT INTO row_extra SELECT UNHEX(LPAD(HEX(seq), 8, '0')), seq / 7 FROM seq_1_to_{ROWS}",
