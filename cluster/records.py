@@ -231,7 +231,8 @@ class MassChange:
     table: str
     """`database.table`."""
     kind: str
-    """`insert`, `update`, `delete`; `drop`, `truncate`; `statement`, `temporary_table`, `load_data`."""
+    """`insert`, `update`, `delete`; `drop`, `truncate`, `rename`, `exchange`, `drop_column`, `rewrite`; `statement`,
+    `temporary_table`, `load_data`; `unread`. What each means: docs/operating.md and decision 0065."""
     rows: int | None
     """None: not counted."""
     estimated: bool

@@ -232,7 +232,8 @@ class Alarm:
     """Updates and deletes together. All that a busy clinic writes to one table in an hour is less."""
     inserted_rows_per_minute: Rows = 50_000
     drops: bool = True
-    """Whether DROP and TRUNCATE of a table that may have rows is an alarm by itself."""
+    """Whether what takes the rows of a table without deleting them (DROP, TRUNCATE, RENAME, DROP COLUMN ...; decision 0065)
+    is an alarm by itself."""
     keep_minutes: int = Field(default=15, ge=1, le=1_440)
     """So long an alarm stands after the last change that belongs to it."""
     tables: tuple[TableAlarm, ...] = Field(default=(), max_length=200)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Faulty:
     directory: Path
     lab: RemoteLab
     traffic: Traffic
+    fresh: dict[str, Any] = field(default_factory=dict)
+    """What the controllers said when all was ready for the first time."""
 
     def ready(self) -> None:
         self.lab.wait_ready(deadline_ms=READY_MS)
@@ -178,6 +180,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         ):
             one = Faulty(directory, lab, traffic)
             one.ready()
+            one.fresh = lab.cluster()
             for table, engine in zip(ROWS, ("InnoDB", "MyISAM"), strict=True):
                 one.clinic(f"CREATE TABLE {table} (id INT PRIMARY KEY, content TEXT) ENGINE={engine}",
                            FILL.format(table=table, rows=ROWS[table]))  # fmt: skip
@@ -217,6 +220,11 @@ def small_archive(faulty: Faulty) -> Iterator[tuple[str, Path]]:
         place.rmdir()
         aside.rename(place)
         control.start(faulty.directory, f"replicator-{site}")
+
+
+def test_a_new_lab_rings_no_alarm(faulty: Faulty) -> None:
+    """It used to begin with one: that its own check of the clinics' way had dropped a table."""
+    assert {one["site"]: one["mass_changes"] for one in faulty.fresh["replicators"]} == {site: [] for site in SITES}
 
 
 def test_an_acker_whose_disk_is_full_hands_over_and_goes_on_when_there_is_room(
