@@ -165,9 +165,6 @@ class Seeding:
             raise Conflict(f"{node.name} is being seeded already: {self.why() or 'catching up'}", hint="wait for it")
         if host.role is Role.PRIMARY:
             raise Refused(f"{node.name} is the primary", hint="switch over first")
-        if self._beginning.locked():
-            # Two nodes told at once to take each other's data would both stop.
-            raise Refused(f"{node.name} is about to be seeded itself", hint="wait, or take another donor")
         if self._giving is not None and self._giving.alive:
             raise Refused(f"{node.name} gives its own data to another node", hint="wait until that is over")
         missing = node.missing_to_receive()
@@ -368,6 +365,9 @@ class Seeding:
             raise FencedOut(f"epoch {epoch} is older than {host.seen_epoch}")
         if host.role not in (Role.PRIMARY, Role.STANDBY) or host.database is not Database.UP or self.replacing:
             raise Refused(f"{node.name} is {host.role.value}, its database is {host.database.value}: it cannot give")
+        if self._beginning.locked():
+            # Two nodes told at once to take each other's data would both stop.
+            raise Refused(f"{node.name} is about to be seeded itself", hint="wait, or take another donor")
         if self._giving is not None and self._giving.alive:
             raise Refused(f"{node.name} gives its data to another node already", hint="wait, or take another donor")
         missing = node.missing_to_give()
