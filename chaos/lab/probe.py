@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import socket
 import urllib.error
 import urllib.request
@@ -91,10 +92,11 @@ def write_check(host: str, port: int, password: str) -> str:
     """Write through a clinic's endpoint as OSCAR, and leave nothing. Return empty, or why it does not work."""
     try:
         with closing(endpoint(host, port, password)) as connection, connection.cursor() as cursor:
-            # A table of its own for one moment: it is committed, replicated and acknowledged like any write. It never
-            # holds a row, or the mass-change alarm would rightly tell of its end.
-            cursor.execute("CREATE TABLE IF NOT EXISTS oscar_ha_lab_check (written INT PRIMARY KEY) ENGINE=InnoDB")
-            cursor.execute("DROP TABLE oscar_ha_lab_check")
+            # A table of its own for one moment: it is committed, replicated and acknowledged like any write. It is new and
+            # never holds a row, or the mass-change alarm would rightly tell of its end.
+            name = f"oscar_ha_lab_check_{secrets.token_hex(4)}"
+            cursor.execute(f"CREATE TABLE {name} (written INT PRIMARY KEY) ENGINE=InnoDB")
+            cursor.execute(f"DROP TABLE {name}")
     except (Unreachable, pymysql.Error, OSError) as error:
         return _reason(error)
     return ""
