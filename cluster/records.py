@@ -78,6 +78,13 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEpoch:
+    """What a watchdog needs to know of the running plan: the epoch that it will open."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DurabilityRecord:
     """Which sites acknowledge in `epoch`, and how. Written before the first of them does; everybody acts on the record.
 

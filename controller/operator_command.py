@@ -36,7 +36,7 @@ ROLE_COLOURS: Mapping[str, str] = {"primary": "bold green", "standby": "green", 
 
 def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOption) -> None:
     """Show the cluster: who is the primary, who is current, would a failover work. Ends with 3 when it would not."""
-    answer = _ask(settings_file, lambda client, url: client.get(f"{url}/v1/cluster", deadline_ms=CALL_DEADLINE_MS))
+    answer = ask(settings_file, lambda client, url: client.get(f"{url}/v1/cluster", deadline_ms=CALL_DEADLINE_MS))
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
@@ -79,13 +79,13 @@ def failover(
 def pause(why: str | None = WhyOption, settings_file: Path | None = SettingsOption) -> None:
     """Stop all automatic action, for maintenance. A failure during a pause waits for 'oscar-ha resume'."""
     body = {"why": why} if why else {}
-    _ask(settings_file, lambda client, url: client.post(f"{url}/v1/pause", body, deadline_ms=CALL_DEADLINE_MS))
+    ask(settings_file, lambda client, url: client.post(f"{url}/v1/pause", body, deadline_ms=CALL_DEADLINE_MS))
     typer.echo("paused: nothing happens by itself until 'oscar-ha resume'")
 
 
 def resume(settings_file: Path | None = SettingsOption) -> None:
     """Allow automatic action again: after 'oscar-ha pause', or after too many automatic failovers."""
-    _ask(settings_file, lambda client, url: client.delete(f"{url}/v1/pause", deadline_ms=CALL_DEADLINE_MS))
+    ask(settings_file, lambda client, url: client.delete(f"{url}/v1/pause", deadline_ms=CALL_DEADLINE_MS))
     typer.echo("resumed")
 
 
@@ -95,7 +95,7 @@ def history(
     as_json: bool = JsonOption,
 ) -> None:
     """Show finished failovers and switchovers with their timelines."""
-    found = _ask(
+    found = ask(
         settings_file, lambda client, url: client.get(f"{url}/v1/history?limit={limit}", deadline_ms=CALL_DEADLINE_MS)
     )
     if as_json:
@@ -116,7 +116,7 @@ def _change(
     body = {name: value for name, value in fields.items() if value is not None} | {"dry_run": dry_run}
     if not dry_run and not yes:
         typer.confirm(f"Start a {verb} now?", abort=True)
-    answer = _ask(
+    answer = ask(
         settings_file, lambda client, url: client.post(f"{url}/v1/{verb}", body, deadline_ms=CHANGE_DEADLINE_MS)
     )
     if as_json:
@@ -129,14 +129,14 @@ def _change(
         raise typer.Exit(1)
 
 
-def _ask(settings_file: Path | None, call: Callable[[Client, str], Awaitable[Answer]]) -> Answer:
+def ask(settings_file: Path | None, call: Callable[[Client, str], Awaitable[Answer]]) -> Answer:
     """Ask the controllers in turn until one answers. Raises Unreachable naming all that did not."""
     if settings_file is None:
         raise BadInput("no settings file", hint=f"give --settings FILE, or set {SETTINGS_VARIABLE}")
     loaded = settings.load(settings_file)
     token = settings.read_secret(loaded.token_file, "token_file")
 
-    async def ask() -> Answer:
+    async def first_answer() -> Answer:
         failures = []
         async with Client(token) as client:
             for one in loaded.controllers:
@@ -152,7 +152,7 @@ def _ask(settings_file: Path | None, call: Callable[[Client, str], Awaitable[Ans
             )
         raise Unreachable("no controller answers: " + "; ".join(failures), hint="is the cluster running?")
 
-    return asyncio.run(ask())
+    return asyncio.run(first_answer())
 
 
 def _print_status(answer: Mapping[str, Any]) -> None:

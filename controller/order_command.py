@@ -18,8 +18,7 @@ from cluster.errors import BadInput, OscarHaError, Unreachable
 from cluster.orders import Obedience, Obeying, Order, delay_of, duration
 from cluster.position import Gtid
 from controller import orders
-from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, path_of
-from controller.operator_command import _ask as ask
+from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, ask, path_of
 from replicator.find_command import seconds_of
 
 ORDER_DEADLINE_MS = 70_000

@@ -16,8 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from cluster import clock, records
 from cluster.errors import OscarHaError, Unreachable
 from cluster.records import SeedPhase, SeedReport
-from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, YesOption, path_of
-from controller.operator_command import _ask as ask
+from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, WhyOption, YesOption, ask, path_of
 
 BEGIN_DEADLINE_MS = 60_000
 LOOK_SECONDS = 0.5

@@ -15,8 +15,7 @@ from cluster import settings
 from cluster.errors import BadInput, Unreachable
 from cluster.records import RescueState
 from cluster.settings import Settings
-from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, YesOption
-from controller.operator_command import _ask as ask
+from controller.operator_command import CALL_DEADLINE_MS, JsonOption, SettingsOption, YesOption, ask
 from controller.replay import Chosen, Replay, Report, undecided
 from controller.replay_target import Target
 from controller.rescue_source import FolderSource, RescueSource, WatchdogSource

@@ -5,7 +5,6 @@ looked at again after every call that could block; and whatever cannot be closed
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from cluster.dialect import Dialect, Promoted, Replication, Session
 from cluster.errors import Conflict, DeadlinePassed, Diverged, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.lineage import History, judge_history
 from cluster.position import Position
-from cluster.records import Database, EpochRecord, NodeReport, Role
+from cluster.records import Database, EpochRecord, NodeReport, PlannedEpoch, Role
 from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
 from healthcheck import halt as halting
@@ -688,10 +687,9 @@ class Watchdog:
 
         Asked after the lease was taken: a plan that begins later than that sees our lease, and has us fenced.
         """
-        found = await self.coordination.get("plan")
-        planned = json.loads(found.data).get("epoch", 0) if found is not None else 0
-        if planned > epoch:
-            raise Refused(f"a plan for epoch {planned} runs", hint="wait for its end")
+        found = await self.coordination.read(PlannedEpoch, "plan")
+        if found is not None and found[0].epoch > epoch:
+            raise Refused(f"a plan for epoch {found[0].epoch} runs", hint="wait for its end")
 
     def _open_writes(self, session: Session) -> None:
         session.unlock_accounts()

@@ -49,6 +49,10 @@ def test_who_was_named_and_not_opened_yet_stays_closed_while_a_plan_for_a_later_
     refused = code_of(site.watchdog_one.tell("open", epoch=1))
 
     assert refused == (409, "refused")
+    site.zookeeper.set(site.path("plan"), b'{"epoch": "two"')
+    assert code_of(site.watchdog_one.tell("open", epoch=1))[1] == "bad_input", (
+        "a plan that nobody can read forbids it too"
+    )
     assert site.one.value("SELECT @@read_only") == 1
     site.zookeeper.delete(site.path("plan"))
     eventually(site.watchdog_one.is_primary, what="never opened after the plan had ended")

@@ -1,6 +1,5 @@
 """Nothing is thrown away (invariant 7): what only an old primary has is on disk, whole, before anything may replace it."""
 
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from healthcheck import rescue_folder
 from healthcheck.rescue_folder import LINES, RAW, RECORD, Rescue
 from healthcheck.rescue_lines import Line, uncoded
 from tests.healthcheck.site import DatabaseNode, Site, eventually
+from tests.servers import disk
 
 pytestmark = pytest.mark.servers
 MADE = ["CREATE TABLE oscar.note (id INT PRIMARY KEY, text LONGTEXT CHARACTER SET utf8mb4)"]
@@ -28,18 +28,8 @@ SMALL_DISK_BYTES = 66 * 2**20
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small file system")
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(place)],
-                          capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
-    if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
+    with disk.small_disk(tmp_path / "disk", SMALL_DISK_BYTES) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], timeout=30, check=True)
 
 
 def fork(site: Site, *statements: str) -> str:

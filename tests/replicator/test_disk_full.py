@@ -1,7 +1,5 @@
 """A disk that is full, or nearly: nothing is believed to be written that is not, and it goes on when there is room."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +12,7 @@ from replicator.keys import NO_KEYS, Keys
 from tests.replicator.binlog import Binlog
 from tests.replicator.test_archive import FIRST, RING, content, fill, first_log
 from tests.replicator.test_receiving import a_reader, give
+from tests.servers import disk
 
 SMALL_DISK_BYTES = 2 * MIB
 ANY_ROOM = -(2**30)
@@ -35,18 +34,8 @@ def test_at_the_reserve_nothing_is_received_and_with_room_it_goes_on(tmp_path: P
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small file system")
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(place)],
-                          capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
-    if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
+    with disk.small_disk(tmp_path / "disk", SMALL_DISK_BYTES) as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], timeout=30, check=True)
 
 
 @pytest.mark.parametrize("keys", [NO_KEYS, RING], ids=["plain", "encrypted"])
