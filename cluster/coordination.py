@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
+import tenacity
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import (
     BadVersionError,
@@ -32,6 +33,7 @@ from cluster.errors import BadInput, Conflict, OscarHaError, Unreachable
 from cluster.settings import Timing
 
 Record = TypeVar("Record")
+START_PAUSE_SECONDS = 0.05
 RACES_MAX = 5
 """How often a znode may come and go between two looks at it."""
 ROUNDING_MS = 1
@@ -105,7 +107,10 @@ class Coordination:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self, *, deadline_ms: float) -> None:
-        """Connect. Raises BadInput when no member answers before the deadline, or when sessions end too early there."""
+        """Connect. Raises BadInput when no member answers before the deadline, or when sessions end too early there;
+        Unreachable when connections are made and break again until then.
+        """
+        deadline = clock.after(clock.now(), deadline_ms)
         self._loop = asyncio.get_running_loop()
         self.client.add_listener(self._on_state)
         try:
@@ -117,10 +122,21 @@ class Coordination:
             ) from error
         try:
             self._require_long_sessions()
-            await self.ensure("")
+            await self._first_answer(deadline)
         except OscarHaError:
             await self.stop()
             raise
+
+    async def _first_answer(self, deadline: Nanos) -> None:
+        """Make our root. A member of an ensemble that has just begun may drop who came first."""
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(Unreachable),
+            stop=tenacity.stop_after_delay(clock.seconds_left(deadline)),
+            wait=tenacity.wait_fixed(START_PAUSE_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                await self.ensure("")
 
     async def stop(self) -> None:
         """Close the session at once: ephemeral records go away now, not after the ttl."""

@@ -13,6 +13,7 @@ from cluster.coordination import Coordination, Create, Delete, Exists, Replace
 from cluster.errors import BadInput, Conflict, Unreachable
 from cluster.settings import Timing
 from tests.servers.process import free_port
+from tests.servers.proxy import Proxy
 from tests.servers.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.servers
@@ -518,3 +519,28 @@ async def test_a_zookeeper_that_shortens_sessions_is_refused(own_zookeeper: ZooK
     with pytest.raises(BadInput, match=r"ends sessions after 1000 ms, timing\.session_ttl_ms is 2000"):
         await coordination.start(deadline_ms=START_DEADLINE_MS)
     assert not coordination.connected
+
+
+async def test_a_connection_that_breaks_at_the_start_is_made_again(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    """A member of an ensemble that has just begun may drop who comes first: that ended the process."""
+    pieces = 0
+
+    def cut(_: bytearray) -> bool:
+        nonlocal pieces
+        pieces += 1
+        if pieces == 2:  # the session was granted; its first question is never answered
+            raise OSError("cut")
+        return pieces > 2
+
+    with Proxy(int(zookeeper.address.rsplit(":", 1)[1])) as proxy:
+        proxy.damage_by(cut)
+        one = Coordination([f"127.0.0.1:{proxy.port}"], zookeeper_root, Timing())
+        try:
+            await one.start(deadline_ms=10_000)
+            assert await one.get("") is not None
+        finally:
+            await one.stop()
+
+    assert proxy.connections == 2
