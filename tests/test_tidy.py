@@ -3,7 +3,7 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -92,9 +92,18 @@ def documents() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
 @cache
 def tree_of(path: str) -> ast.Module:
-    return ast.parse((ROOT / path).read_text(encoding="utf-8"), path)
+    return ast.parse(text_of(path), path)
+
+
+def nodes(paths: Iterable[str]) -> Iterator[tuple[str, ast.AST]]:
+    """Yield (path, node) for everything that these files hold."""
+    return ((path, node) for path in paths for node in ast.walk(tree_of(path)))
 
 
 def imports(path: str) -> Iterator[tuple[str, str | None, int]]:
@@ -112,42 +121,37 @@ def imports(path: str) -> Iterator[tuple[str, str | None, int]]:
                     yield str(node.module), alias.name, node.lineno
 
 
-@pytest.mark.parametrize("path", product_files())
-def test_a_package_imports_only_from_its_layer_or_below(path: str) -> None:
-    ours = path.split("/")[0]
-
+def test_a_package_imports_only_from_its_layer_or_below() -> None:
     wrong = [
         f"{path}:{line}: {ours} may not import {module}"
+        for path in product_files()
+        for ours in (path.split("/")[0],)
         for module, _, line in imports(path)
         if module.split(".")[0] in {*LAYERS, "tests"} - LAYERS[ours]
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", sorted(PURE))
-def test_the_core_imports_nothing_that_can_wait(path: str) -> None:
-    if not (ROOT / path).exists():
-        pytest.skip("not written yet")
+def test_the_core_imports_nothing_that_can_wait() -> None:
     pure_modules = {name.removesuffix(".py").replace("/", ".") for name in PURE}
 
     wrong = [
         f"{path}:{line}: {module} is not pure"
+        for path in sorted(PURE)
         for module, _, line in imports(path)
         if module not in PURE_MAY_IMPORT | pure_modules
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", sorted(PURE))
-def test_the_core_reads_no_clock_and_no_file(path: str) -> None:
-    if not (ROOT / path).exists():
-        pytest.skip("not written yet")
+def test_the_core_reads_no_clock_and_no_file() -> None:
     wrong = [
         f"{path}:{line}: {module}.{name}"
+        for path in sorted(PURE)
         for module, name, line in imports(path)
         if name in PURE_MAY_NOT_USE.get(module, set())
     ]
-    for node in ast.walk(tree_of(path)):
+    for path, node in nodes(sorted(PURE)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.attr in PURE_MAY_NOT_USE.get(f"cluster.{node.value.id}", set()):
                 wrong.append(f"{path}:{node.lineno}: {node.value.id}.{node.attr}")
@@ -156,30 +160,28 @@ def test_the_core_reads_no_clock_and_no_file(path: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", [*product_files(), *files_of_tests()])
-def test_no_function_outgrows_a_screen(path: str) -> None:
+def test_no_function_outgrows_a_screen() -> None:
     wrong = [
         f"{path}:{node.lineno}: {node.name} has {length} lines"
-        for node in ast.walk(tree_of(path))
+        for path, node in nodes([*product_files(), *files_of_tests()])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", [*product_files(), *files_of_tests()])
-def test_every_module_says_its_rule(path: str) -> None:
-    tree = tree_of(path)
+def test_every_module_says_its_rule() -> None:
+    trees = {path: tree_of(path) for path in [*product_files(), *files_of_tests()]}
 
-    assert ast.get_docstring(tree) or not tree.body, f"{path} has no docstring"
+    assert not [f"{path} has no docstring" for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
 
 
-@pytest.mark.parametrize("path", [name for name in product_files() if name != CLOCK_MODULE])
-def test_time_is_read_in_one_place(path: str) -> None:
+def test_time_is_read_in_one_place() -> None:
     """Two clocks in one program are how a lease outlives itself (TRAPS.md 38, 44)."""
-    wrong = [f"{path}:{line}: from time import {name}" for module, name, line in imports(path)
+    paths = [path for path in product_files() if path != CLOCK_MODULE]
+    wrong = [f"{path}:{line}: from time import {name}" for path in paths for module, name, line in imports(path)
              if module == "time" and name is not None and READS_A_CLOCK.match(name)]  # fmt: skip
-    for node in ast.walk(tree_of(path)):
+    for path, node in nodes(paths):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             called = (node.value.id, node.attr)
             if called[0] == "time" and READS_A_CLOCK.match(called[1]):
@@ -189,22 +191,20 @@ def test_time_is_read_in_one_place(path: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", product_files())
-def test_no_secret_is_put_on_a_command_line(path: str) -> None:
+def test_no_secret_is_put_on_a_command_line() -> None:
     """Everybody on the machine reads command lines."""
     wrong = [
         f"{path}:{node.lineno}: {node.value!r}"
-        for node in ast.walk(tree_of(path))
+        for path, node in nodes(product_files())
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SECRET_ARGUMENT.search(node.value)
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", product_files())
-def test_names_are_whole_words(path: str) -> None:
+def test_names_are_whole_words() -> None:
     wrong = [
         f"{path}:{line}: {name}"
-        for node in ast.walk(tree_of(path))
+        for path, node in nodes(product_files())
         for name, line in names_made_by(node)
         if len(name) == 1 and name != "_"
     ]
@@ -221,37 +221,43 @@ def names_made_by(node: ast.AST) -> Iterator[tuple[str, int]]:
         yield node.name, node.lineno
 
 
-@pytest.mark.parametrize("path", product_files())
-def test_every_exception_to_a_rule_says_why(path: str) -> None:
-    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
-
-    wrong = [f"{path}:{number}" for number, line in enumerate(lines, 1) if EXCEPTION_WITHOUT_REASON.search(line)]
+def test_every_exception_to_a_rule_says_why() -> None:
+    wrong = [
+        f"{path}:{number}"
+        for path in product_files()
+        for number, line in enumerate(text_of(path).splitlines(), 1)
+        if EXCEPTION_WITHOUT_REASON.search(line)
+    ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", documents())
-def test_documents_use_our_words(path: str) -> None:
-    prose = CODE_IN_MARKDOWN.sub(" ", (ROOT / path).read_text(encoding="utf-8")).lower()
-
+def test_documents_use_our_words() -> None:
     wrong = [
-        f"{path}: {word}: say {ours}" for word, ours in WORDS_NOT_USED.items() if re.search(rf"\b{word}s?\b", prose)
+        f"{path}: {word}: say {ours}"
+        for path in documents()
+        for prose in (CODE_IN_MARKDOWN.sub(" ", text_of(path)).lower(),)
+        for word, ours in WORDS_NOT_USED.items()
+        if re.search(rf"\b{word}s?\b", prose)
     ]
     assert not wrong
 
 
 def test_every_role_is_a_word() -> None:
-    words = (ROOT / "docs/words.md").read_text(encoding="utf-8")
+    words = text_of("docs/words.md")
 
     assert not [role.value for role in Role if f"`{role.value}`" not in words]
     assert {durability.value for durability in Durability} == {"sync", "degraded"}
 
 
-@pytest.mark.parametrize("path", documents())
-def test_links_between_documents_lead_somewhere(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-
-    missing = [target for target in targets if target and not ((ROOT / path).parent / target).exists()]
+def test_links_between_documents_lead_somewhere() -> None:
+    missing = [
+        f"{path}: {target}"
+        for path in documents()
+        for link in re.findall(r"\]\(([^)]+)\)", text_of(path))
+        if "://" not in link
+        for target in (link.split("#")[0],)
+        if target and not ((ROOT / path).parent / target).exists()
+    ]
     assert not missing
 
 

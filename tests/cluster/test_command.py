@@ -9,6 +9,7 @@ import pytest
 
 from cluster import command
 from cluster.errors import BadInput, Refused, Unreachable, from_record
+from tests.typed import typed
 
 OSCAR_HA = Path(sys.executable).parent / "oscar-ha"
 DEADLINE_SECONDS = 30
@@ -55,11 +56,22 @@ def test_help_names_every_command() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_gets_a_sentence_and_exit_code_2(arguments: list[str], said: str) -> None:
-    done = run(*arguments)
+def test_a_mistake_gets_a_sentence_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.delenv("OSCAR_HA_SETTINGS", raising=False)
+    monkeypatch.chdir("/")
+    done = typed(*arguments)
 
     assert done.returncode == 2
-    assert said in done.stderr
+    assert said in done.stderr.decode()
+
+
+def test_the_process_ends_with_the_code_and_shows_no_traceback() -> None:
+    done = run("status", "--settings", "/nowhere.toml")
+
+    assert done.returncode == 2
+    assert "settings /nowhere.toml cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 

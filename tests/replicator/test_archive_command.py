@@ -1,10 +1,10 @@
 """What `oscar-ha archive` says: of every form, with and without keys, to people and to scripts."""
 
 import json
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -12,12 +12,13 @@ from replicator.archive import Archive
 from replicator.holds import kept_text
 from replicator.keys import NO_KEYS, add_key, read_keys
 from tests.replicator.test_archive import FIRST, fill, first_log
+from tests.typed import typed
 
 COMMAND = str(Path(sys.executable).parent / "oscar-ha")
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run([COMMAND, "archive", *arguments], capture_output=True, timeout=60, check=False)
+def run(*arguments: str) -> "CompletedProcess[bytes]":
+    return typed("archive", *arguments)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
