@@ -7,10 +7,13 @@ an unknown one is `None` and never appears here.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self
 
 from cluster.errors import BadInput
 
+PARSED_MAX = 256
+"""So many texts are remembered with what they say: each round of a controller compares the same few positions."""
 _GTID = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,20})", re.ASCII)
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
@@ -48,10 +51,7 @@ class Position:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse `0-1-100,1-2-5`; empty text is the empty position. Raises BadInput."""
-        gtids = [Gtid.parse(part) for part in text.split(",")] if text.strip() else []
-        if len({gtid.domain for gtid in gtids}) != len(gtids):
-            raise BadInput(f"position {text!r} names a domain twice", hint="one GTID for each domain")
-        return cls({gtid.domain: gtid for gtid in gtids})
+        return cls(_parsed(text))
 
     @classmethod
     def of(cls, gtids: Iterable[Gtid]) -> Self:
@@ -88,3 +88,11 @@ class Position:
     def distance(self, other: Self) -> int:
         """Return how many transactions `other` has that this position has not, by sequence number."""
         return sum(max(0, gtid.sequence - self.sequence(gtid.domain)) for gtid in other.last.values())
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _parsed(text: str) -> Mapping[int, Gtid]:
+    gtids = [Gtid.parse(part) for part in text.split(",")] if text.strip() else []
+    if len({gtid.domain for gtid in gtids}) != len(gtids):
+        raise BadInput(f"position {text!r} names a domain twice", hint="one GTID for each domain")
+    return {gtid.domain: gtid for gtid in gtids}
