@@ -29,7 +29,7 @@ POLL_S = 0.05
 SLOW_POLL_S = 0.25
 REFUSES_ITS_TAIL = ("Cannot truncate the binary log", "Can't init tc log")
 STRAY_SETTLED_MS = 5_000.0
-"""A node that is fenced with a history of its own for this long stays so until a person decides."""
+"""A node that is fenced with a history of its own, and stands on no rung, for this long stays so until a person decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,10 @@ class RemoteLab:
     def history(self) -> list[dict[str, Any]]:
         """Return finished plans, newest first. Raises Unreachable when no controller answers."""
         return list(self._ask("GET", "/v1/history", {}, GET_DEADLINE_MS))
+
+    def rejoins(self) -> list[dict[str, Any]]:
+        """Return what was done by itself to nodes that came back, newest first. Raises Unreachable."""
+        return list(self._ask("GET", "/v1/rejoins", {}, GET_DEADLINE_MS))
 
     def switchover(self, to: str) -> dict[str, Any]:
         """Change the primary as planned work, and return the record of it."""
@@ -135,7 +139,7 @@ class RemoteLab:
             role, why = str(report.get("role")), f"{report.get('role')}: {report.get('why', '')}"
             if role == "standby" and report.get("replicating"):
                 return Rejoin(True, why, clock.ms_between(started, clock.now()))
-            stray = strays(report.get("position"), state.get("epoch")) if role == "fenced" else torn(report)
+            stray = stays_away(report, state.get("epoch"))
             why += f" ({stray})" if stray and "ahead" not in why and stray not in why else ""
             stray_since = (stray_since or clock.now()) if stray else None
             if stray_since is not None and clock.ms_between(stray_since, clock.now()) > STRAY_SETTLED_MS:
@@ -211,6 +215,14 @@ class RemoteLab:
             raise Unreachable(f"no controller answers: {'; '.join(failures)}")
 
         return asyncio.run(ask())
+
+
+def stays_away(report: Mapping[str, Any], epoch: Mapping[str, Any] | None) -> str:
+    """Return why a node does not become a standby by waiting, as it stands now; nothing when it does, or may."""
+    if report.get("role") != "fenced":
+        return torn(report)
+    by_itself = (report.get("rejoin") or {}).get("rung", "hold") != "hold"
+    return "" if by_itself else strays(report.get("position"), epoch)
 
 
 def strays(position: str | None, epoch: Mapping[str, Any] | None) -> str:

@@ -20,7 +20,7 @@ from chaos.lab import build, control, ledger, process, rebuild, remove
 from chaos.lab.identity import Life
 from chaos.lab.layout import ARCHIVE_KEYS, Layout, Option, Request
 from chaos.lab.names import SITES, Kind, node_name
-from chaos.lab_remote import RemoteLab, strays, torn, wait_until, wait_writing
+from chaos.lab_remote import RemoteLab, stays_away, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.storm_plan import Blow, Burst, Victim, plan
 from chaos.traffic import Traffic, Writer, open_connection, prepare
@@ -337,7 +337,7 @@ class _Mender:
 
     def _make_anew_if_stray(self, report: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         name = str(report["node"])
-        stray = strays(report.get("position"), state.get("epoch")) if report.get("role") == "fenced" else torn(report)
+        stray = stays_away(report, state.get("epoch"))
         if not stray:
             self._stray_since.pop(name, None)
         elif clock.ms_between(self._stray_since.setdefault(name, clock.now()), clock.now()) > STRAY_SETTLED_MS:

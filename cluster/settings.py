@@ -214,6 +214,17 @@ class FailoverRules:
 
 
 @checked(config=_STRICT, kw_only=True)
+class RejoinRules:
+    """What a node that came back and cannot follow may have done to it by itself."""
+
+    automatic: bool = True
+    """Whether it is built anew from another node once all that only it has is rescued; else a person does it."""
+    attempts_max: int = Field(default=3, ge=1, le=10_000)
+    """So many attempts on one node, each within the time below of the one before; the next one waits for a person."""
+    within_hours: int = Field(default=24, ge=1, le=8_784)
+
+
+@checked(config=_STRICT, kw_only=True)
 class TableAlarm:
     """Other limits for the tables that a pattern fits; what is not given is as in `alarm`."""
 
@@ -259,6 +270,7 @@ class Settings:
     accounts: Accounts
     timing: Timing = Field(default_factory=Timing)
     failover: FailoverRules = Field(default_factory=FailoverRules)
+    rejoin: RejoinRules = Field(default_factory=RejoinRules)
     alarm: Alarm = Field(default_factory=Alarm)
     tls: Tls | None = None
     """Without it the replication links carry plain text."""

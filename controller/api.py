@@ -18,13 +18,13 @@ from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.records import decode
 from cluster.settings import Settings
-from controller import ordering, seeding
+from controller import ordering, rejoin, rejoining, seeding
 from controller.choose import Candidate, rank
 from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
-from controller.model import ORDER, AutomaticRecord, Kind, PlanRecord, VerifyRecord, View
+from controller.model import ORDER, AutomaticRecord, Kind, PlanRecord, RejoinRecord, VerifyRecord, View
 from controller.seed import plan_seeding
 
 REQUEST_DEADLINE_MS = 90_000
@@ -56,6 +56,7 @@ class Api:
                 web.get("/v1/cluster", self.cluster),
                 web.get("/v1/history", self.history),
                 web.get("/v1/plan", self.plan),
+                web.get("/v1/rejoins", self.rejoins),
                 web.get("/v1/readiness", self.readiness),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
@@ -98,6 +99,10 @@ class Api:
             raise BadInput(f"limit {text!r} is not a number from 1 to {HISTORY_LIMIT_MAX}")
         found = await self.loop.world.history(int(text))
         return web.json_response([_history_item(asdict(record)) for record in found])
+
+    async def rejoins(self, _: web.Request) -> web.Response:
+        """What was done by itself to nodes that came back, newest first."""
+        return web.json_response(rejoins(self.mirror.view()))
 
     async def plan(self, _: web.Request) -> web.Response:
         """The running plan, null when there is none."""
@@ -195,13 +200,21 @@ class Api:
         return web.json_response({"paused": False})
 
     async def _forgive(self) -> None:
-        """Count the automatic failovers anew: an operator has looked. Raises Conflict when one ends at this moment."""
+        """Count automatic failovers and rejoins anew: an operator has looked. Raises Conflict when one ends just now."""
+        await self._forgive_rejoins()
         found = await self.coordination.read(AutomaticRecord, "automatic")
         if found is None:
             return
         record, version = found
         await self.coordination.replace("automatic", replace(record, forgiven=record.failovers), version)
         self.mirror.doubt(["automatic"])
+
+    async def _forgive_rejoins(self) -> None:
+        for node in self.settings.nodes:
+            found = await self.coordination.read(RejoinRecord, f"rejoin/{node.name}")
+            if found is not None and found[0].last_attempt is not None:
+                await self.coordination.replace(f"rejoin/{node.name}", found[0].forgiven(), found[1])
+                self.mirror.doubt([f"rejoin/{node.name}"])
 
     async def verified(self, request: web.Request) -> web.Response:
         """Keep the result of a comparison, to be shown with the status."""
@@ -252,9 +265,17 @@ class Api:
         )
 
 
+def rejoins(view: View) -> list[dict[str, Any]]:
+    """Return everything that was done by itself to nodes that came back, newest first."""
+    events = [{"node": node.name, **asdict(event)}
+              for node in view.nodes if node.rejoin is not None for event in node.rejoin.events]  # fmt: skip
+    return sorted(events, key=lambda one: str(one["began"]), reverse=True)
+
+
 def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Leader | None) -> dict[str, Any]:
     """Return the answer of `GET /v1/cluster`."""
     reasons = readiness(view)
+    steps = rejoining.rungs(view, plan_runs=plan is not None)
     return {
         "cluster": settings.name,
         "epoch": asdict(view.epoch) if view.epoch else None,
@@ -263,7 +284,8 @@ def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Le
         else None,
         "durability": asdict(view.durability) if view.durability else None,
         "nodes": [
-            _node(view, node.name, node.site, asdict(node.report) if node.report else None) for node in view.nodes
+            _node(view, node.name, node.site, asdict(node.report) if node.report else None, steps.get(node.name))
+            for node in view.nodes
         ],
         "replicators": [
             {"site": one.site, "absent_ms": one.absent_ms, **(asdict(one.report) if one.report else {})}
@@ -281,7 +303,7 @@ def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Le
     }
 
 
-def _node(view: View, name: str, site: str, report: dict[str, Any] | None) -> dict[str, Any]:
+def _node(view: View, name: str, site: str, report: dict[str, Any] | None, step: rejoin.Step | None) -> dict[str, Any]:
     primary = view.node(view.epoch.primary) if view.epoch else None
     head = primary.report.position if primary and primary.report else None
     position = report.get("position") if report else None
@@ -293,6 +315,7 @@ def _node(view: View, name: str, site: str, report: dict[str, Any] | None) -> di
     return {
         "node": name, "site": site, "reporting": report is not None, "behind": behind,
         "ordered": asdict(ordered) if ordered else None, "ordered_text": ordered.text if ordered else "", **(report or {}),
+        "rejoin": {"rung": step.rung.value, "why": step.why} if step else None,
     }  # fmt: skip
 
 

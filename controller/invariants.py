@@ -8,8 +8,10 @@ from cluster.position import Position
 from controller import plan as steps
 from controller.ackers import acts_on, outside
 from controller.choose import incomplete, is_ours
+from controller.decide import Reach, judge_primary
 from controller.model import Kind, PlanRecord, View
 from controller.plan import Repair, Step
+from controller.seed import is_rescued
 
 
 def check_step(view: View, plan: PlanRecord, step: Step) -> None:
@@ -56,9 +58,32 @@ def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> 
 
 
 def check_repair(view: View, repair: Repair) -> None:
-    """Raise Bug if changing the ackers as `repair` says could make a failover forget what somebody acknowledged."""
-    if isinstance(repair, steps.Follow):
-        return
+    """Raise Bug if `repair` could make a failover forget what somebody acknowledged, or throw data away."""
+    match repair:
+        case steps.Follow() | steps.NoteRejoin():
+            return
+        case steps.Reseed():
+            _check_reseed(view, repair)
+        case steps.NameAckers() | steps.SettleAckers():
+            _check_ackers(view, repair)
+
+
+def _check_reseed(view: View, repair: steps.Reseed) -> None:
+    """Data is replaced only while a primary is well, never the primary's, and never before what only it holds is rescued."""
+    epoch, node = view.epoch, view.node(repair.node)
+    if epoch is None or node is None or node.report is None:
+        raise Bug("invariant 7: the data of a node that nobody knows is replaced", hint="nothing was done; report this")
+    _require(repair.epoch == epoch.epoch, f"4: a seeding of epoch {repair.epoch}, the newest is {epoch.epoch}")
+    _require(repair.node not in (epoch.primary, repair.donor), f"7: the data of {repair.node} is the cluster's")
+    _require(
+        judge_primary(view, epoch).reach is Reach.UP, "7: a copy is replaced while the primary is not certainly well"
+    )
+    position = node.report.position
+    _require(position is not None, "7: data is replaced of which nobody knows what it has")
+    _require(is_ours(view, position or "") or is_rescued(node.report), f"7: {position} is not rescued")
+
+
+def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers) -> None:
     old, new = view.durability, repair.durability
     _require(view.epoch is not None and view.epoch.epoch == new.epoch, "4: ackers of an epoch that is not the newest")
     if old is None or view.epoch is None:

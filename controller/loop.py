@@ -4,7 +4,7 @@ A tick observes, decides and executes. While a plan runs, ticks follow each othe
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -13,6 +13,7 @@ from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import Bug, Conflict, FencedOut, OscarHaError, Refused, Unreachable
 from controller import plan as steps
+from controller import rejoining, seeding
 from controller.advance import failed, next_step, progress
 from controller.choose import Candidate, rank
 from controller.decide import Decision, Hold, Mend, Start, decide
@@ -20,6 +21,7 @@ from controller.invariants import check_repair, check_step
 from controller.metrics import Metrics
 from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
+from controller.rejoin import Rung
 from controller.world import World, plan_id
 
 TICK_SECONDS = 0.5
@@ -54,6 +56,8 @@ class Loop:
         self._waiting: dict[str, Request] = {}
         self._clock: tuple[str, Nanos, float] | None = None
         self._repaired_at: dict[str, Nanos] = {}
+        self._rejoining: asyncio.Task[None] | None = None
+        self._rungs: dict[str, Rung] = {}
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -68,15 +72,23 @@ class Loop:
 
     async def run(self) -> None:
         """Tick until stopped: at every change of a record, and at least every TICK_SECONDS."""
-        while not self._stopping.is_set():
-            pause = TICK_SECONDS
-            try:
-                pause = await self.tick()
-            except Bug:
-                log.exception("tick.bug")
-            except OscarHaError as error:
-                log.warning("tick.failed", error=str(error), code=error.code)
-            await self._pause(pause)
+        try:
+            while not self._stopping.is_set():
+                pause = TICK_SECONDS
+                try:
+                    pause = await self.tick()
+                except Bug:
+                    log.exception("tick.bug")
+                except OscarHaError as error:
+                    log.warning("tick.failed", error=str(error), code=error.code)
+                await self._pause(pause)
+        finally:
+            await self._end_rejoining()
+
+    async def _end_rejoining(self) -> None:
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.gather(self._rejoining, return_exceptions=True)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -123,7 +135,34 @@ class Loop:
                 return 0.0
             case Mend(repairs=repairs):
                 await asyncio.gather(*(self._repair(view, repair) for repair in repairs))
+                self._rejoin(view)
                 return TICK_SECONDS
+
+    def _rejoin(self, view: View) -> None:
+        """Begin what the ladder says, beside the loop: a failover never waits for it (TRAPS.md 35)."""
+        self._tell_rungs(view)
+        if self._rejoining is not None and not self._rejoining.done():
+            return
+        since = clock.utc_now()
+        due = rejoining.repairs(view, since, seeding.new_id(since))
+        if due:
+            self._rejoining = asyncio.get_running_loop().create_task(self._rejoin_all(view, due))
+
+    async def _rejoin_all(self, view: View, due: Iterable[steps.Repair]) -> None:
+        for repair in due:
+            try:
+                await self._repair(view, repair)
+            except Bug:
+                log.exception("rejoin.bug", repair=repr(repair)[:500])
+                return
+
+    def _tell_rungs(self, view: View) -> None:
+        """Log what a node needs when that has changed; a reason may count seconds, and is no change."""
+        found = rejoining.rungs(view, plan_runs=False)
+        for name, step in found.items():
+            if self._rungs.get(name) is not step.rung:
+                log.info("rejoin.rung", node=name, rung=step.rung.value, why=step.why)
+        self._rungs = {name: step.rung for name, step in found.items()}
 
     async def _repair(self, view: View, repair: steps.Repair) -> None:
         key = f"{type(repair).__name__} {repair.node}"
@@ -135,7 +174,7 @@ class Loop:
         try:
             await self.world.repair(repair)
             if not isinstance(repair, steps.Follow):
-                self.metrics.count_acker_change(repair)
+                self.metrics.count_repair(repair)
                 del self._repaired_at[key]  # the record says it already: the next change is another one
         except OscarHaError as error:
             log.warning("repair.failed", repair=repr(repair), error=str(error))

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from controller.decide import readiness, warnings
 from controller.model import HistoryRecord, View
-from controller.plan import NameAckers, SettleAckers
+from controller.plan import NameAckers, NoteRejoin, Reseed, SettleAckers
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -32,6 +32,10 @@ class Metrics(Collector):
             "oscar_ha_acker_changes_total", "Changes of who acknowledges, made by this controller.",
             ["cluster", "change"], registry=self.registry,
         )  # fmt: skip
+        self._rejoins = Counter(
+            "oscar_ha_rejoins_total", "What was done by itself to nodes that came back, by this controller.",
+            ["cluster", "node", "rung", "outcome"], registry=self.registry,
+        )  # fmt: skip
         self.registry.register(self)
 
     def count(self, done: HistoryRecord) -> None:
@@ -39,9 +43,18 @@ class Metrics(Collector):
         self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
         self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
 
-    def count_acker_change(self, repair: NameAckers | SettleAckers) -> None:
-        """Count one change of the durability record."""
-        self._acker_changes.labels(self._cluster, "named" if isinstance(repair, NameAckers) else "settled").inc()
+    def count_repair(self, repair: NameAckers | SettleAckers | Reseed | NoteRejoin) -> None:
+        """Count one change of the durability record, or one thing done to a node that came back."""
+        match repair:
+            case NameAckers():
+                self._acker_changes.labels(self._cluster, "named").inc()
+            case SettleAckers():
+                self._acker_changes.labels(self._cluster, "settled").inc()
+            case Reseed(node=node, event=event):
+                self._rejoins.labels(self._cluster, node, event.rung, "begun").inc()
+            case NoteRejoin(node=node, event=event):
+                outcome = (event.outcome or "unknown").split(":")[0]
+                self._rejoins.labels(self._cluster, node, event.rung, outcome).inc()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges of this moment."""

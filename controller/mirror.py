@@ -17,13 +17,15 @@ from cluster.coordination import Coordination
 from cluster.errors import BadInput
 from cluster.orders import Order
 from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
-from cluster.settings import Replicator, Settings
+from cluster.settings import Node, Replicator, Settings
 from controller.model import (
+    MS_PER_HOUR,
     MS_PER_MINUTE,
     AutomaticRecord,
     NodeFacts,
     PlanRecord,
     Policy,
+    RejoinRecord,
     ReplicatorFacts,
     VerifyRecord,
     View,
@@ -59,6 +61,7 @@ class Mirror:
             "automatic": AutomaticRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
             **{f"orders/{node.name}": Order for node in settings.nodes},
+            **{f"rejoin/{node.name}": RejoinRecord for node in settings.nodes},
             **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
         }
         self._records: dict[str, tuple[object, int]] = {}
@@ -110,19 +113,12 @@ class Mirror:
                 acks_all_degrade_after_ms=self.settings.acks_all_degrade_after_ms,
                 automatic_max=self.settings.failover.automatic_max,
                 automatic_within_ms=self.settings.failover.within_minutes * MS_PER_MINUTE,
+                rejoin_automatic=self.settings.rejoin.automatic,
+                rejoin_attempts_max=self.settings.rejoin.attempts_max,
+                rejoin_within_ms=self.settings.rejoin.within_hours * MS_PER_HOUR,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
-            nodes=tuple(
-                NodeFacts(
-                    name=node.name,
-                    site=node.site,
-                    server_id=node.server_id,
-                    report=self.get(NodeReport, f"nodes/{node.name}"),
-                    absent_ms=self._since_ms(self._absent_since, f"nodes/{node.name}", now),
-                    order=self.get(Order, f"orders/{node.name}"),
-                )
-                for node in self.settings.nodes
-            ),
+            nodes=tuple(self._node(node, now) for node in self.settings.nodes),
             replicators=tuple(self._replicator(one, now) for one in self.settings.replicators),
             clinics=tuple(clinic.name for clinic in self.settings.clinics),
             epoch=self.get(EpochRecord, "epoch"),
@@ -131,6 +127,19 @@ class Mirror:
             paused="pause" in self._records,
             automatic=self._automatic(now),
         )
+
+    def _node(self, node: Node, now: Nanos) -> NodeFacts:
+        rejoin = f"rejoin/{node.name}"
+        return NodeFacts(
+            name=node.name, site=node.site, server_id=node.server_id,
+            report=self.get(NodeReport, f"nodes/{node.name}"),
+            absent_ms=self._since_ms(self._absent_since, f"nodes/{node.name}", now),
+            order=self.get(Order, f"orders/{node.name}"),
+            rejoin=self.get(RejoinRecord, rejoin),
+            rejoin_age_ms=self._since_ms(self._renewed_at, rejoin, now) or 0.0,
+            missing_to_receive=node.missing_to_receive(),
+            missing_to_give=node.missing_to_give(),
+        )  # fmt: skip
 
     def _automatic(self, now: Nanos) -> int:
         """Return how many automatic failovers of late count. Those from before this controller began do not."""

@@ -4,7 +4,7 @@ A `View` is one look at the cluster; a `PlanRecord` is a running plan, kept in Z
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cluster.orders import Order
@@ -12,6 +12,7 @@ from cluster.position import Position
 from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 
 MS_PER_MINUTE = 60_000
+MS_PER_HOUR = 60 * MS_PER_MINUTE
 
 
 class Kind(StrEnum):
@@ -81,6 +82,49 @@ class Proof(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RejoinEvent:
+    """One thing that was done by itself to a node that came back. It is written before it is done."""
+
+    id: str
+    """A seeding's is the same in the node's own report."""
+    rung: str
+    why: str
+    epoch: int
+    began: str
+    attempt: int = 0
+    """Which attempt at replacing its data this is, each soon after the one before; 0: no such attempt."""
+    donor: str | None = None
+    ended: str | None = None
+    outcome: str | None = None
+    """None: it is not over, or nobody has seen its end yet."""
+
+
+REJOIN_EVENTS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejoinRecord:
+    """What was done by itself to a node, oldest first. It outlives the controllers that did it."""
+
+    events: tuple[RejoinEvent, ...] = ()
+
+    @property
+    def last_attempt(self) -> RejoinEvent | None:
+        """Return the newest attempt at replacing the node's data."""
+        return next((one for one in reversed(self.events) if one.attempt), None)
+
+    def forgiven(self) -> "RejoinRecord":
+        """Return the record with every attempt told, and none that has ended counted: an operator has looked."""
+        return RejoinRecord(events=tuple(replace(one, attempt=0) if one.outcome else one for one in self.events))
+
+    def with_event(self, event: RejoinEvent) -> "RejoinRecord":
+        """Return the record with an event more, or with another state of one that it has."""
+        kept = tuple(event if one.id == event.id else one for one in self.events)
+        fresh = () if event.id in {one.id for one in self.events} else (event,)
+        return RejoinRecord(events=(*kept, *fresh)[-REJOIN_EVENTS_MAX:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """One node, as settings and ZooKeeper know it. `report` None: its watchdog is not connected to ZooKeeper."""
 
@@ -92,6 +136,14 @@ class NodeFacts:
     """For how long we have seen no report, on our own clock; None while there is one."""
     order: Order | None = None
     """What an operator has ordered of it; None: never anything."""
+    rejoin: RejoinRecord | None = None
+    """What was done to it by itself; None: never anything."""
+    rejoin_age_ms: float = 0.0
+    """For how long we have seen that record as it is."""
+    missing_to_receive: tuple[str, ...] = ()
+    """Settings without which it cannot be seeded."""
+    missing_to_give: tuple[str, ...] = ()
+    """Settings without which no other node can be seeded from it."""
 
     @property
     def delay_seconds(self) -> int:
@@ -137,6 +189,11 @@ class Policy:
     automatic_max: int = 5
     """So many automatic failovers within `automatic_within_ms`; the next one waits for an operator."""
     automatic_within_ms: float = 3_600_000.0
+    rejoin_automatic: bool = True
+    """Whether a node that cannot follow is built anew by itself, once what only it has is rescued."""
+    rejoin_attempts_max: int = 3
+    """So many attempts on a node, each within `rejoin_within_ms` of the one before; the next one waits for a person."""
+    rejoin_within_ms: float = 24.0 * MS_PER_HOUR
     acker_deadline_ms: float = 2_000.0
     """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 

@@ -94,7 +94,7 @@ def history(
     settings_file: Path | None = SettingsOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Show finished failovers and switchovers with their timelines."""
+    """Show finished failovers and switchovers with their timelines, and what was done to nodes that came back."""
     found = ask(
         settings_file, lambda client, url: client.get(f"{url}/v1/history?limit={limit}", deadline_ms=CALL_DEADLINE_MS)
     )
@@ -103,6 +103,10 @@ def history(
         return
     for record in found:
         _print_plan(record)
+    events = ask(settings_file, lambda client, url: client.get(f"{url}/v1/rejoins", deadline_ms=CALL_DEADLINE_MS))
+    console = Console(highlight=False)
+    for event in events[:limit]:
+        console.print(escape(rejoined(event)), soft_wrap=True)
 
 
 def path_of(node: str) -> str:
@@ -220,6 +224,35 @@ def _print_mass_changes(answer: Mapping[str, Any]) -> None:
         console.print(f"[bold red]mass change[/]: {escape(sentence)}", soft_wrap=True)
 
 
+def rejoins(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each node that is closed: which rung it stands on, and why."""
+    return [
+        f"{node['node']}: {_RUNGS.get(step['rung'], step['rung'])}: {step['why']}"
+        for node in nodes
+        if (step := node.get("rejoin")) and (node.get("role") in ("fenced", "failed") or _seeding_runs(node))
+    ]
+
+
+_RUNGS: Mapping[str, str] = {
+    "follow": "is told to follow",
+    "rescue": "what only it has is rescued first",
+    "reseed": "is built anew by itself",
+    "hold": "waits",
+}
+
+
+def _seeding_runs(node: Mapping[str, Any]) -> bool:
+    return (node.get("seeding") or {"phase": "done"})["phase"] not in ("done", "failed")
+
+
+def rejoined(event: Mapping[str, Any]) -> str:
+    """Return one thing that was done by itself to a node that came back, as a line of the history."""
+    source = f" from {event['donor']}" if event["donor"] else ""
+    attempt = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
+    return (f"rejoin {event['node']}: {event['rung']}{source}  epoch {event['epoch']}  {event['outcome'] or 'runs'}{attempt}"
+            f"  {event['began']}  why: {event['why']}")  # fmt: skip
+
+
 def rescues(nodes: Iterable[Mapping[str, Any]], primary: str | None) -> list[str]:
     """Return a sentence for each node that had what the cluster has not, and what to type next."""
     return [
@@ -242,13 +275,17 @@ def _rescue(node: Mapping[str, Any], rescue: Mapping[str, Any], primary: str) ->
     if not left and not waits:
         return ""
     steps = [f"oscar-ha rescue show {rescue['id']}", f"oscar-ha rescue replay {rescue['id']} --to {primary} --dry-run"]
-    steps = (steps if left else []) + ([f"oscar-ha reinitialize {name}"] if waits else [])
+    by_hand = waits and (node.get("rejoin") or {}).get("rung") == "hold"
+    steps = (steps if left else []) + ([f"oscar-ha reinitialize {name}"] if by_hand else [])
     done = f" ({rescue['replayed']:,} of them are in it by now)" if rescue["replayed"] else ""
-    return f"{name} had {amount}{done}; they are safe in {rescue['path']}; next: {', then '.join(steps)}"
+    then = f"; next: {', then '.join(steps)}" if steps else ""
+    return f"{name} had {amount}{done}; they are safe in {rescue['path']}{then}"
 
 
 def _print_rescues(answer: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
+    for sentence in rejoins(answer["nodes"]):
+        console.print(f"[bold yellow]rejoin[/]: {escape(sentence)}", soft_wrap=True)
     for sentence in rescues(answer["nodes"], (answer["epoch"] or {}).get("primary")):
         console.print(f"[bold yellow]rescue[/]: {escape(sentence)}", soft_wrap=True)
 

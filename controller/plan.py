@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.records import DurabilityRecord, EpochRecord
+from controller.model import RejoinEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +149,27 @@ class SettleAckers:
         return self.durability.epoch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reseed:
+    """Have the data of a node that cannot follow replaced by a copy of another node's; first write that it is done."""
+
+    node: str
+    epoch: int
+    donor: str
+    event: RejoinEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteRejoin:
+    """Write how something ended that was done by itself to a node that came back. Changes nothing else."""
+
+    node: str
+    epoch: int
+    event: RejoinEvent
+
+
 Step = Choose | AcceptLeaseEnd | Fence | Seal | Level | Apply | Promote | Open | Admit | Repoint | Verify | Record
-Repair = Follow | NameAckers | SettleAckers
+Repair = Follow | NameAckers | SettleAckers | Reseed | NoteRejoin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,26 +1,24 @@
 """What a node that came back needs before it may be a standby again: the rungs, from the least to the most. Pure.
 
 Nothing is thrown away: no rung below RESCUE is reached before a rescue is complete. Silence is not death, and what is not
-known holds.
+known holds. A crash's own tail is cut before any of this, by the server's start itself (decision 0010).
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from cluster.lineage import History
 from cluster.position import Position
-from cluster.records import Database, RescueReport, RescueState, Role, SeedPhase, SeedReport
+from cluster.records import Database, RescueReport, RescueState, Role, SeedReport
 
 
-class Rung(Enum):
+class Rung(StrEnum):
     """What is to be done with the node."""
 
     FOLLOW = "follow"
     """Its history is a beginning of the cluster's."""
     RESCUE = "rescue"
     """It has what the cluster has not, and that is not safe yet: its watchdog is at it."""
-    CUT = "cut"
-    """Its own tail can be taken back in place (`init_rpl_role=SLAVE` at a start, or flashback)."""
     RESEED = "reseed"
     """Its data is to be replaced by a copy."""
     HOLD = "hold"
@@ -35,6 +33,8 @@ class Facts:
     """None: its watchdog does not report."""
     database: Database
     is_primary: bool
+    current: bool
+    """Its watchdog knows of the newest epoch."""
     resumable: bool
     """It opens again by itself."""
     position: str | None
@@ -42,13 +42,15 @@ class Facts:
     """What its position is to the cluster's history; None: not known."""
     rescue: RescueReport | None
     seeding: SeedReport | None
-    can_cut: bool
-    """Its tail is known to be one that can be taken back in place."""
     can_seed: str
     """Why it cannot be seeded now; empty when it can."""
-    reseed_automatic: bool
+    spent: str
+    """Why no attempt may be made now after those that were; empty when one may."""
+    automatic: bool
     paused: bool
     plan_runs: bool
+    primary_up: bool
+    """The cluster has a primary that is certainly well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,18 @@ def ladder(facts: Facts) -> Step:
         return Step(Rung.FOLLOW, "its history is a beginning of the cluster's")
     if not _safe(facts):
         return _rescue(facts.rescue)
-    if facts.can_cut:
-        return Step(Rung.CUT, "what only it has is rescued, and can be taken back in place")
+    return _replace(facts, "what only it has is rescued")
+
+
+def _replace(facts: Facts, reason: str) -> Step:
+    """Its data is of no use any more: build it anew, unless something speaks against that."""
+    if not facts.automatic:
+        return Step(Rung.HOLD, f"{reason}, and [rejoin] automatic is false: 'oscar-ha reinitialize' builds it anew")
+    if facts.spent:
+        return Step(Rung.HOLD, f"{reason}, but {facts.spent}")
     if facts.can_seed:
-        return Step(Rung.HOLD, f"what only it has is rescued, but it cannot be seeded now: {facts.can_seed}")
-    if not facts.reseed_automatic:
-        return Step(Rung.HOLD, "what only it has is rescued: reseed it with 'oscar-ha reinitialize'")
-    return Step(Rung.RESEED, "what only it has is rescued: its data may be replaced")
+        return Step(Rung.HOLD, f"{reason}, but it cannot be seeded now: {facts.can_seed}")
+    return Step(Rung.RESEED, f"{reason}: its data is replaced by a copy")
 
 
 def _holds(facts: Facts) -> str:
@@ -87,16 +94,17 @@ def _holds(facts: Facts) -> str:
         return "a plan is running: a repair waits for it"
     if facts.paused:
         return "paused: no automatic action"
+    if not facts.primary_up:
+        return "the primary is not certainly well: a failover comes first"
     if facts.seeding is not None and not facts.seeding.phase.over:
-        return f"it is being seeded: {facts.seeding.phase.value}"
-    if (
-        facts.seeding is not None
-        and facts.seeding.phase is SeedPhase.FAILED
-        and facts.history is not History.EQUAL_OR_BEHIND
-    ):
-        return f"seeding it failed, a person must look: {facts.seeding.why}"
+        return f"it is being seeded from {facts.seeding.donor}: {facts.seeding.phase.value}"
     if facts.role not in (Role.FENCED, Role.FAILED):
         return f"it is {facts.role.value}: nothing is to be done"
+    return _unclear(facts)
+
+
+def _unclear(facts: Facts) -> str:
+    """Return what must be known or mended first of a node that is closed."""
     if facts.database is not Database.UP:
         return f"its database is {facts.database.value}: nobody knows what it has"
     if facts.resumable:
@@ -105,6 +113,8 @@ def _holds(facts: Facts) -> str:
         return "its position is not known"
     if facts.role is Role.FAILED:
         return "its server lacks what a node must have"
+    if not facts.current:
+        return "its watchdog has not seen the newest epoch yet"
     return ""
 
 

@@ -19,13 +19,21 @@ from cluster.http import Client
 from cluster.orders import Order
 from cluster.position import Position
 from cluster.settings import Clinic, Secrets, Settings
-from controller import haproxy
+from controller import haproxy, seeding
 from controller import plan as steps
 from controller.advance import Outcome, is_automatic_failover, outcome_of
 from controller.leadership import Leadership
 from controller.mirror import Mirror
-from controller.model import AutomaticRecord, HistoryRecord, PlanRecord, Promoted, Sealed
-from controller.plan import Follow, NameAckers, Repair, SettleAckers, Step
+from controller.model import (
+    AutomaticRecord,
+    HistoryRecord,
+    PlanRecord,
+    Promoted,
+    RejoinEvent,
+    RejoinRecord,
+    Sealed,
+)
+from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, SettleAckers, Step
 from controller.verify import verify
 
 VERIFY_DEADLINE_MS = 10_000
@@ -168,6 +176,33 @@ class World:
                 await self._settle_ackers(repair)
             case Follow(node=node, epoch=epoch):
                 await self._watchdog(node, "follow", {"epoch": epoch}, self.settings.timing.call_deadline_ms)
+            case NoteRejoin(node=node, event=event):
+                await self._note_rejoin(node, event)
+            case Reseed():
+                await self._reseed(repair)
+
+    async def _reseed(self, repair: Reseed) -> None:
+        """Write that it is done, then have it done. What was refused has ended; what nobody answered may have begun."""
+        await self._note_rejoin(repair.node, repair.event)
+        self._require_leading()
+        body = {"epoch": repair.epoch, "donor": repair.donor, "id": repair.event.id, "force": False, "keep": False}
+        try:
+            await seeding.order(self._client, self.settings, repair.node, body)
+        except Unreachable:
+            raise
+        except OscarHaError as error:
+            ended = replace(repair.event, ended=clock.utc_now(), outcome=f"failed: {error.message}")
+            await self.mirror.refresh()
+            await self._note_rejoin(repair.node, ended)
+            raise
+
+    async def _note_rejoin(self, node: str, event: RejoinEvent) -> None:
+        path = f"rejoin/{node}"
+        known = self.mirror.get(RejoinRecord, path) or RejoinRecord()
+        await self.coordination.ensure("rejoin")
+        await self._transact(self._write(path, known.with_event(event)))
+        log.info("rejoin.noted", node=node, rung=event.rung, why=event.why, attempt=event.attempt, donor=event.donor,
+                 outcome=event.outcome)  # fmt: skip
 
     # -- below -------------------------------------------------------------------------------------------------------
 

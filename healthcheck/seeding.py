@@ -70,6 +70,10 @@ class Host(Protocol):
         """Return whether all of that is rescued (healthcheck/rescuing.py)."""
         ...
 
+    async def require_no_plan(self) -> None:
+        """Raise Conflict while a failover or switchover runs, Unreachable when nobody can know."""
+        ...
+
     def seeding_begins(self, why: str) -> None: ...
     def seeding_ended(self, why: str) -> None: ...
     def tell_changes(self) -> None: ...
@@ -136,6 +140,7 @@ class Seeding:
             return await self._begin(epoch, donor, seeding, force=force, keep=keep)
 
     async def _begin(self, epoch: int, donor: str, seeding: str, *, force: bool, keep: bool) -> SeedReport:
+        await self._host.require_no_plan()
         places = self._require_takeable(epoch)
         own, known = self._own_history()
         if own is not None and not force and self._host.rescued():

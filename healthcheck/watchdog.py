@@ -793,6 +793,11 @@ class Watchdog:
             raise Unreachable("its position is not known")
         return self._ahead()
 
+    async def require_no_plan(self) -> None:
+        """Raise Conflict while a plan runs: repairs yield to it, and it may need this node as it is."""
+        if await self.coordination.read(PlannedEpoch, "plan") is not None:
+            raise Conflict("a plan is running: a repair waits for it", hint="wait for its end")
+
     def seeding_begins(self, why: str) -> None:
         self._signal(Signal.SEED, why)
 

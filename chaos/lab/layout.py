@@ -200,6 +200,7 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
         "acks": request.acks.value,
         # A lab is there to fail over; that too many wait for an operator has a test of its own.
         "failover": {"automatic_max": AUTOMATIC_MAX},
+        "rejoin": {"attempts_max": AUTOMATIC_MAX},
         "sites": list(SITES),
         "token_file": str(layout.secret("token")),
         "accounts": {

@@ -4,7 +4,7 @@ Each part does what the real one promises, with a position that is a number. Fau
 """
 
 import asyncio
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,17 @@ from aiohttp import web
 from cluster import http
 from cluster.coordination import Coordination
 from cluster.errors import FencedOut, Refused
-from cluster.records import Database, EpochRecord, NodeReport, ReplicatorReport, Role
+from cluster.records import (
+    Database,
+    EpochRecord,
+    NodeReport,
+    ReplicatorReport,
+    RescueReport,
+    RescueState,
+    Role,
+    SeedPhase,
+    SeedReport,
+)
 from cluster.settings import Settings, check
 from tests.servers.process import free_port
 from tests.servers.zookeeper import ZooKeeperServer
@@ -40,7 +50,8 @@ def simulated_settings(root: str, server: ZooKeeperServer, controllers: int = 2)
             "timing": TIMING,
             "nodes": [
                 {"name": f"db-{site}", "site": site, "server_id": number, "port": free_port(),
-                 "watchdog_port": free_port(), "pid_file": nothing}
+                 "watchdog_port": free_port(), "pid_file": nothing, "data_directory": nothing / site / "data",
+                 "option_file": nothing, "socket": nothing, "start_command": ["false"]}
                 for number, site in enumerate(SITES, 1)
             ],
             "replicators": [
@@ -135,6 +146,11 @@ class SimulatedNode(Part):
         self.role, self.database, self.position = Role.FENCED, Database.UP, ""
         self.epoch, self.sealed = 0, 0
         self.lease_epoch: int | None = None
+        self.rescue: RescueReport | None = None
+        self.seeding: SeedReport | None = None
+        self.seeds = asyncio.Event()
+        """Not set: an order to seed is answered only later."""
+        self.seeds.set()
 
     def report(self) -> NodeReport:
         return NodeReport(
@@ -142,7 +158,7 @@ class SimulatedNode(Part):
             database=self.database, epoch=self.epoch, sealed_epoch=self.sealed, read_only=self.role is not Role.PRIMARY,
             position=self.position, lag_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
-            url=self.node.watchdog_url, position_age_ms=0.0,
+            url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:
@@ -151,7 +167,10 @@ class SimulatedNode(Part):
             self.role, self.lease_epoch = Role.FENCED, None
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post(f"/v1/{verb}", self.command) for verb in ("fence", "follow", "drain", "promote", "open")]
+        return [
+            web.post(f"/v1/{verb}", self.command)
+            for verb in ("fence", "follow", "drain", "promote", "open", "reinitialize")
+        ]
 
     async def command(self, request: web.Request) -> web.Response:
         verb, body = request.path.rsplit("/", 1)[1], await http.body_of(request)
@@ -193,6 +212,29 @@ class SimulatedNode(Part):
             raise FencedOut(f"{self.node.name} is not the primary of epoch {epoch}")
         self.role, self.epoch, self.lease_epoch = Role.PRIMARY, epoch, epoch
         return {"role": self.role}
+
+    async def _reinitialize(self, _: int, body: dict[str, object]) -> dict[str, object]:
+        await self.seeds.wait()
+        self.role = Role.JOINING
+        self.seeding = SeedReport(id=str(body["id"]), donor=str(body["donor"]), phase=SeedPhase.COPYING, began="")
+        return asdict(self.seeding)
+
+    async def end_seeding(self, position: str, why: str = "") -> None:
+        """The copy is in place, or with `why` it failed and everything is as it was."""
+        assert self.seeding is not None, "one runs"
+        self.seeding = replace(self.seeding, phase=SeedPhase.FAILED if why else SeedPhase.DONE, why=why)
+        self.role, self.position = Role.FENCED, position
+        await self.publish()
+
+    async def come_back(self, position: str) -> None:
+        """The server is up again, and has what only it has."""
+        self.database, self.role, self.position = Database.UP, Role.FENCED, position
+        await self.publish()
+
+    async def is_rescued(self) -> None:
+        """All that only it has is on disk elsewhere."""
+        self.rescue = RescueReport(id="2-r", state=RescueState.COMPLETE, position=self.position, transactions=5, rows=5)
+        await self.publish()
 
     async def see(self, database: Database) -> None:
         """The database changed under the watchdog."""

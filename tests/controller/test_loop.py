@@ -1,120 +1,19 @@
 """Controllers against a real ZooKeeper and a simulated cluster: elections, plans, failures at every step."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from cluster import clock
 from cluster.errors import Conflict, OscarHaError, Refused, Unauthorized
 from cluster.http import Client
-from cluster.records import Database, Role
-from cluster.settings import FailoverRules, Secrets
-from controller.command import controller
+from cluster.records import Database
 from controller.decide import Hold
-from controller.loop import Loop
 from controller.model import ORDER, Kind
-from tests.controller.simulated import TOKEN, SimulatedCluster, simulated_settings
+from tests.controller.trial import a_trial, until
 from tests.servers.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.servers
-
-WAIT_MS = 20_000
-POLL_SECONDS = 0.02
-SECRETS = Secrets(admin="", replication="", verify="", token=TOKEN)
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = clock.after(clock.now(), WAIT_MS)
-    while not condition():
-        assert clock.seconds_left(deadline) > 0, f"not within {WAIT_MS} ms: {what}"
-        await asyncio.sleep(POLL_SECONDS)
-
-
-class Running:
-    """One controller of the test."""
-
-    def __init__(self, name: str, stack: AsyncExitStack, loop: Loop, task: "asyncio.Task[None]") -> None:
-        self.name, self.loop = name, loop
-        self._stack, self._task = stack, task
-        self.alive = True
-
-    @property
-    def leads(self) -> bool:
-        return self.alive and self.loop.world.leadership.valid()
-
-    async def kill(self) -> None:
-        """End it in the middle of whatever it does."""
-        self.alive = False
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._stack.aclose()
-
-
-class Trial:
-    """A simulated cluster with controllers and a client."""
-
-    def __init__(self, cluster: SimulatedCluster, client: Client) -> None:
-        self.cluster, self.client = cluster, client
-        self.controllers: list[Running] = []
-
-    async def start_controller(self, number: int) -> Running:
-        own = self.cluster.settings.controllers[number]
-        stack = AsyncExitStack()
-        loop = await stack.enter_async_context(controller(self.cluster.settings, SECRETS, own))
-        running = Running(own.name, stack, loop, asyncio.create_task(loop.run()))
-        self.controllers.append(running)
-        return running
-
-    def leader(self) -> Running | None:
-        return next((one for one in self.controllers if one.leads), None)
-
-    def plan_ended(self) -> bool:
-        """Whether somebody leads and no plan is running."""
-        leader = self.leader()
-        return leader is not None and leader.loop.world.mirror.version("plan") is None
-
-    async def settled(self, primary: str, epoch: int) -> None:
-        def well() -> bool:
-            node = self.cluster.nodes[primary]
-            return node.role is Role.PRIMARY and node.lease_epoch == epoch
-
-        await until(well, f"{primary} in epoch {epoch}; {self.cluster.history.effects[-8:]}")
-
-    def all_see_two_standbys(self) -> bool:
-        views = [one.loop.world.mirror.view() for one in self.controllers]
-        return all(sum(bool(n.report and n.report.role is Role.STANDBY) for n in view.nodes) == 2 for view in views)
-
-    async def history(self) -> list[dict[str, Any]]:
-        url = self.cluster.settings.controllers[0].url
-        found: list[dict[str, Any]] = await self.client.get(f"{url}/v1/history", deadline_ms=5_000)
-        return found
-
-
-@asynccontextmanager
-async def a_trial(
-    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5
-) -> AsyncIterator[Trial]:
-    settings = replace(simulated_settings(root, zookeeper), failover=FailoverRules(automatic_max=automatic_max))
-    async with Client(TOKEN) as client, SimulatedCluster(settings) as cluster:
-        trial = Trial(cluster, client)
-        try:
-            for number in range(controllers):
-                await trial.start_controller(number)
-            await trial.settled("db-clinic", 1)
-            cluster.write_up_to("0-1-100")
-            standbys = [cluster.nodes[name] for name in ("db-toronto", "db-montreal")]
-            await until(lambda: all(node.role is Role.STANDBY for node in standbys), "two standbys")
-            await asyncio.gather(*(node.publish() for node in standbys))
-            await until(trial.all_see_two_standbys, "all controllers see two standbys")
-            yield trial
-        finally:
-            for one in trial.controllers:
-                if one.alive:
-                    await one.kill()
 
 
 async def test_the_first_epoch_is_opened_once_and_standbys_follow(

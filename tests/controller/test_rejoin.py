@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,9 @@ def a_seeding(phase: SeedPhase) -> SeedReport:
 
 SAFE = a_rescue(RescueState.COMPLETE)
 AHEAD = Facts(
-    role=Role.FENCED, database=Database.UP, is_primary=False, resumable=False, position=HERE, history=History.DIVERGED,
-    rescue=None, seeding=None, can_cut=False, can_seed="", reseed_automatic=True, paused=False, plan_runs=False,
+    role=Role.FENCED, database=Database.UP, is_primary=False, current=True, resumable=False, position=HERE,
+    history=History.DIVERGED, rescue=None, seeding=None, can_seed="", spent="", automatic=True, paused=False,
+    plan_runs=False, primary_up=True,
 )  # fmt: skip
 RESCUED = replace(AHEAD, rescue=SAFE)
 
@@ -38,20 +40,22 @@ RESCUED = replace(AHEAD, rescue=SAFE)
         pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.FAILED)), Rung.RESCUE, id="one that failed is tried again"),
         pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.COMPLETE, "0-1-90")), Rung.RESCUE, id="a rescue of something else"),
         pytest.param(replace(AHEAD, rescue=a_rescue(RescueState.INCOMPLETE)), Rung.HOLD, id="incomplete: a person"),
-        pytest.param(replace(RESCUED, can_cut=True), Rung.CUT, id="rescued, and it can be cut"),
-        pytest.param(RESCUED, Rung.RESEED, id="rescued: it is reseeded"),
-        pytest.param(replace(RESCUED, reseed_automatic=False), Rung.HOLD, id="rescued, a person is to be asked"),
+        pytest.param(RESCUED, Rung.RESEED, id="rescued: it is built anew"),
+        pytest.param(replace(RESCUED, automatic=False), Rung.HOLD, id="rescued, a person is to be asked"),
         pytest.param(replace(RESCUED, can_seed="nobody can give"), Rung.HOLD, id="rescued, nobody gives"),
+        pytest.param(replace(RESCUED, spent="too soon"), Rung.HOLD, id="rescued, but it was tried just now"),
         pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.COPYING)), Rung.HOLD, id="it is being seeded"),
-        pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.FAILED)), Rung.HOLD, id="a seeding that failed is not repeated for ever"),
+        pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.FAILED)), Rung.RESEED, id="a seeding that failed is tried again"),
         pytest.param(replace(RESCUED, seeding=a_seeding(SeedPhase.DONE)), Rung.RESEED, id="an old seeding does not matter"),
         pytest.param(replace(RESCUED, role=None), Rung.HOLD, id="silence is not death"),
         pytest.param(replace(RESCUED, database=Database.HUNG), Rung.HOLD, id="hung: nobody knows what it has"),
         pytest.param(replace(RESCUED, position=None, history=None), Rung.HOLD, id="its position is not known"),
         pytest.param(replace(RESCUED, plan_runs=True), Rung.HOLD, id="repairs yield to a failover"),
+        pytest.param(replace(RESCUED, primary_up=False), Rung.HOLD, id="while the primary is not well no copy is replaced"),
         pytest.param(replace(RESCUED, paused=True), Rung.HOLD, id="paused"),
         pytest.param(replace(RESCUED, is_primary=True), Rung.HOLD, id="the primary is left alone"),
         pytest.param(replace(AHEAD, resumable=True), Rung.HOLD, id="it opens again by itself"),
+        pytest.param(replace(RESCUED, current=False), Rung.HOLD, id="it judges by an epoch that is over"),
     ],
 )  # fmt: skip
 def test_a_node_that_came_back_climbs_the_ladder(facts: Facts, rung: Rung) -> None:
@@ -62,20 +66,23 @@ def test_a_node_that_came_back_climbs_the_ladder(facts: Facts, rung: Rung) -> No
 
 
 def test_nothing_is_thrown_away_whatever_the_facts() -> None:
-    """Invariant 7: data is taken back or replaced only when all of exactly that is safely on disk."""
+    """Invariant 7: data is replaced only when all of exactly that is safely on disk, and nothing speaks against it."""
     rescues = [None, *(a_rescue(state, position) for state in RescueState for position in (HERE, "0-1-1"))]
+    seedings = [None, *(a_seeding(phase) for phase in (SeedPhase.COPYING, SeedPhase.FAILED))]
+    flags = ("", "is_primary", "current", "resumable", "automatic", "paused", "plan_runs", "primary_up")
+    against: tuple[dict[str, Any], ...] = ({}, {"can_seed": "no"}, {"spent": "no"})
     seen = set[Rung]()
-    for role, database, history, rescue, cut, automatic, busy in itertools.product(
-        (None, *Role), Database, (None, *History), rescues, (True, False), (True, False), (True, False)
+    for role, database, history, rescue, seeding, flag, more in itertools.product(
+        (None, *Role), Database, (None, *History), rescues, seedings, flags, against
     ):
-        facts = replace(AHEAD, role=role, database=database, history=history, rescue=rescue, can_cut=cut,
-                        reseed_automatic=automatic, plan_runs=busy)  # fmt: skip
+        turned: dict[str, Any] = {flag: not getattr(RESCUED, flag)} if flag else {}
+        facts = replace(
+            AHEAD, role=role, database=database, history=history, rescue=rescue, seeding=seeding, **turned, **more
+        )
         step = ladder(facts)
         seen.add(step.rung)
-        if step.rung in (Rung.CUT, Rung.RESEED):
-            assert (rescue, role, database, busy) == (SAFE, Role.FENCED, Database.UP, False)
         if step.rung is Rung.RESEED:
-            assert automatic
+            assert replace(facts, history=RESCUED.history, seeding=None) == RESCUED
         if step.rung is Rung.FOLLOW:
             assert history is History.EQUAL_OR_BEHIND
     assert seen == set(Rung)

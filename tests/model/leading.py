@@ -100,6 +100,8 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
             if all(is_prefix(log, one.log) and one.up for one in named):
                 floor = replace(record, floor=position(log), why="", since="")
                 yield f"former ackers are settled, the floor is {position(log)}", replace(world, durability=floor)
+        case steps.Reseed() | steps.NoteRejoin():
+            return  # seedings are not modelled
 
 
 # -- a plan ----------------------------------------------------------------------------------------------------------

@@ -92,11 +92,11 @@ def lab(controller: Controller, tmp_path: Path) -> RemoteLab:
     return RemoteLab(tmp_path)
 
 
-def node(role: str, *, replicating: bool = False, why: str = "", position: str | None = None) -> dict[str, Any]:
-    return {
-        "nodes": [{"node": "db-clinic", "role": role, "replicating": replicating, "why": why, "position": position}],
-        "epoch": EPOCH,
-    }
+def node(
+    role: str, *, replicating: bool = False, why: str = "", position: str | None = None, rung: str = "hold"
+) -> dict[str, Any]:
+    told = {"node": "db-clinic", "role": role, "replicating": replicating, "why": why, "position": position}
+    return {"nodes": [{**told, "rejoin": {"rung": rung, "why": ""}}], "epoch": EPOCH}
 
 
 def test_the_next_controller_is_asked_when_one_is_dead(lab: RemoteLab, controller: Controller) -> None:
@@ -163,6 +163,16 @@ def test_a_node_that_stays_ahead_is_not_waited_for(
     assert not rejoin.rejoined
     assert rejoin.why.startswith("fenced: the lease ended (it has transactions up to 0-1-53")
     assert rejoin.ms < LATE_MS
+
+
+def test_a_node_that_is_ahead_and_built_anew_by_itself_is_waited_for(
+    lab: RemoteLab, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_remote, "STRAY_SETTLED_MS", 0.0)
+    ahead = node("fenced", position="0-1-53", rung="rescue")
+    controller.states = [ahead, ahead, ahead, node("joining"), node("standby", replicating=True)]
+
+    assert lab.wait_rejoin("db-clinic", deadline_ms=LATE_MS).rejoined
 
 
 @pytest.mark.parametrize("position", [None, "", "0-1-50", "0-1-49", "0-2-53"])
