@@ -10,11 +10,20 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
+from itertools import cycle, islice
 from struct import Struct
 from typing import NamedTuple
 
 from cluster.binlog.events import GroupTracker, Kind, gtid_of
-from cluster.binlog.framing import EVENT_BYTES_MIN, HEADER_BYTES, PART_BYTES_MAX, EventHeader, packet, whole_events
+from cluster.binlog.framing import (
+    EVENT_BYTES_MIN,
+    EVENT_SIZE,
+    HEADER_BYTES,
+    PART_BYTES_MAX,
+    EventHeader,
+    packet,
+    whole_events,
+)
 from cluster.errors import MalformedStream
 from cluster.position import Position
 
@@ -40,7 +49,8 @@ _RESPONSE = Struct("<IIB23x")
 _DUMP = Struct("<IHI")
 _SHORT = Struct("<H")
 _SET = re.compile(r"\s*SET\s+@(\w+)\s*=\s*(.*?)\s*;?\s*", re.IGNORECASE | re.DOTALL)
-_EVENT_SIZE = Struct("<9xI")
+_NUMBERS = tuple(number << 24 for number in range(256))
+"""The sequence numbers of packets where they stand: behind three bytes of length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,33 +204,36 @@ class EventPackets:
         """Return one event as the next packet."""
         return self.payload(self._lead + event)
 
-    def events(self, data: memoryview) -> tuple[bytes, int]:
+    def events(self, data: bytes) -> tuple[bytes, int]:
         """Return the whole events at the beginning of `data` as packets, and how many bytes of `data` they are.
 
-        Raises MalformedStream. This loop is what a reader costs: no object of ours is made for an event.
+        Raises MalformedStream. This loop is what a reader costs: no object of ours is made for an event, and its bytes
+        are copied, which costs less than a view of so few.
         """
-        if self._skipped is not None:
+        lead, end = self._lead, len(data)
+        if self._skipped is not None or end + len(lead) >= PART_BYTES_MAX:
             return self._one_by_one(data)
-        parts, done, sequence = list[bytes | memoryview](), 0, self._sequence
-        append, unpack, head, lead = parts.append, _EVENT_SIZE.unpack_from, self._head.pack, self._lead
-        end, extra, last = len(data), len(lead), len(data) - HEADER_BYTES
-        while done <= last:
+        parts, done = list[bytes](), 0
+        append, unpack, head = parts.append, EVENT_SIZE.unpack_from, self._head.pack
+        extra, last = len(lead), end - HEADER_BYTES
+        for number in islice(cycle(_NUMBERS), self._sequence, None):
+            if done > last:
+                break
             (size,) = unpack(data, done)
             behind = done + size
-            if behind > end or not EVENT_BYTES_MIN <= size < PART_BYTES_MAX - extra:
+            if behind > end or size < EVENT_BYTES_MIN:
                 break
-            # Three bytes of length, and one of sequence.
-            append(head(size + extra | sequence << 24, lead))
+            append(head(size + extra | number, lead))
             append(data[done:behind])
-            sequence, done = sequence + 1 & 0xFF, behind
+            done = behind
         if done == 0:
             return self._one_by_one(data)
-        self._sequence = sequence
+        self._sequence = (self._sequence + len(parts) // 2) & 0xFF
         return b"".join(parts), done
 
-    def _one_by_one(self, data: memoryview) -> tuple[bytes, int]:
+    def _one_by_one(self, whole: bytes) -> tuple[bytes, int]:
         """The same, for what must be looked at: events that may be left out, and those that fill several packets."""
-        parts, done = list[bytes](), 0
+        parts, done, data = list[bytes](), 0, memoryview(whole)
         for offset, header in whole_events(data):
             done = offset + header.size
             if self._skipped is None or not self._leave_out(data[offset:done], header):

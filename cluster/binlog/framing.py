@@ -22,6 +22,8 @@ BUFFER_BYTES = MIB
 MAGIC = b"\xfebin"
 HEADER = Struct("<IBIIIH")
 HEADER_BYTES = HEADER.size
+EVENT_SIZE = Struct("<9xI")
+"""Of a header the size alone, for a loop that is hot."""
 CRC_BYTES = 4
 EVENT_BYTES_MIN = HEADER_BYTES + CRC_BYTES
 CRC_RESIDUE = 0x2144DF1C

@@ -2,6 +2,7 @@
 
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from struct import Struct
 
 import pytest
@@ -19,6 +20,10 @@ from cluster.binlog.framing import (
     whole_events,
 )
 from cluster.errors import MalformedStream
+from cluster.position import Position
+from replicator.frames import Damaged
+from replicator.segments import Segment
+from replicator.streaming import require_checksums
 from replicator.wire import EventPackets
 
 EVENT = an_event(16, b"\1\2\3\4\5\6\7\0", server_id=7, end_position=99)
@@ -109,7 +114,7 @@ def test_events_become_packets_however_many_come_together(semi_sync: bool, sizes
     data = b"".join(events)
     held = data[: max(0, len(data) - cut)]
     whole = [number for number in range(len(events)) if sum(map(len, events[: number + 1])) <= len(held)]
-    sent, done = EventPackets(250, semi_sync=semi_sync).events(memoryview(held))
+    sent, done = EventPackets(250, semi_sync=semi_sync).events(held)
     framer = PacketFramer()
     framer.feed(sent)
     lead = b"\0\xef\0" if semi_sync else b"\0"
@@ -118,9 +123,19 @@ def test_events_become_packets_however_many_come_together(semi_sync: bool, sizes
     assert done == sum(len(events[number]) for number in whole)
 
 
+def test_packets_are_numbered_on_from_call_to_call() -> None:
+    packets, numbers = EventPackets(250), list[int]()
+    for together in (3, 300, 1, 7):
+        sent, _ = packets.events(EVENT * together)
+        numbers += sent[3 :: len(EVENT) + 5]
+
+    assert numbers == [(250 + count) % 256 for count in range(311)]
+    assert packets.event(EVENT)[3] == (250 + 311) % 256
+
+
 def test_an_event_that_fills_several_packets_is_split_between_small_ones() -> None:
     events = [EVENT, an_event(30, bytes(PART_BYTES_MAX + 5), server_id=1), EVENT]
-    data, packets, found, framer = memoryview(b"".join(events)), EventPackets(0), list[bytes](), PacketFramer()
+    data, packets, found, framer = b"".join(events), EventPackets(0), list[bytes](), PacketFramer()
     while data:
         sent, done = packets.events(data)
         data = data[done:]
@@ -134,6 +149,37 @@ def test_an_event_that_fills_several_packets_is_split_between_small_ones() -> No
 def test_no_event_of_an_impossible_size_is_sent(size: int) -> None:
     damaged = EVENT[:9] + size.to_bytes(4, "little") + EVENT[13:]
 
-    assert EventPackets(0).events(memoryview(EVENT + damaged))[1] == len(EVENT)
+    assert EventPackets(0).events(EVENT + damaged)[1] == len(EVENT)
     with pytest.raises(MalformedStream):
-        EventPackets(0).events(memoryview(damaged))
+        EventPackets(0).events(damaged)
+
+
+@given(
+    sizes=some.lists(some.integers(0, 90), min_size=1, max_size=9), cut=some.integers(0, 60),
+    at=some.integers(0, 1_000), change=some.integers(0, 255),
+)  # fmt: skip
+def test_what_is_sent_without_a_proof_is_judged_event_by_event(
+    sizes: list[int], cut: int, at: int, change: int
+) -> None:
+    """The quick look says what a look at each event with everything in it says, and where."""
+    whole = b"".join(an_event(16, bytes(size), server_id=1) for size in sizes)
+    data = bytearray(whole[: max(1, len(whole) - cut)])
+    data[at % len(data)] ^= change
+    found = None
+    try:
+        require_checksums(bytes(data), Segment(Path("1/binlog.000001"), Position()), 400)
+    except Damaged as error:
+        found = error.offset - 400
+
+    assert found == wrong_at(memoryview(data))
+
+
+def wrong_at(data: memoryview) -> int | None:
+    at = 0
+    try:
+        for offset, header in whole_events(data):
+            at = offset
+            checked_event(data[at : at + header.size])
+    except MalformedStream:
+        return at
+    return None
