@@ -137,6 +137,10 @@ class Session(Protocol):
         """Return whether a `close_writes` of another session is waiting: no new write can start."""
         ...
 
+    def waits_for_backup(self) -> bool:
+        """Return whether somebody's write waits for the locks of a running physical backup."""
+        ...
+
     def client_sessions(self, keep: frozenset[int]) -> tuple[ClientSession, ...]:
         """Return every session but those numbered in `keep` and those of replication."""
         ...

@@ -291,6 +291,13 @@ class MariaDbSession:
         )
         return bool(count)
 
+    def waits_for_backup(self) -> bool:
+        (count,) = self._row(
+            "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for backup lock%'"
+            " AND INFO NOT LIKE 'BACKUP STAGE%' AND INFO NOT LIKE 'SET GLOBAL read_only%'"
+        )
+        return bool(count)
+
     def client_sessions(self, keep: frozenset[int]) -> tuple[ClientSession, ...]:
         rows = self._rows(
             "SELECT ID, USER, COMMAND, IFNULL(STATE, '') FROM information_schema.PROCESSLIST"

@@ -129,6 +129,8 @@ class Seeding:
 
     megabytes_per_second_max: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """What the donor sends at most; without it as much as disks and network allow."""
+    writes_wait_seconds_max: Annotated[int, Field(ge=1, le=3600)] = 20
+    """How long writes of the clinics may wait without a break for a copy that the primary gives, before it is ended."""
 
 
 @checked(config=_STRICT, kw_only=True)

@@ -145,7 +145,7 @@ def _add_commands(app: web.Application, watchdog: Watchdog) -> None:
 
     async def give(request: web.Request) -> Mapping[str, Any]:
         body = await _asked(request, GiveRequest)
-        return {"port": await watchdog.seeding.give(body.epoch, body.receiver, body.token)}
+        return {"port": await watchdog.seeding.giving.give(body.epoch, body.receiver, body.token)}
 
     commands = {
         "fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_,

@@ -100,7 +100,8 @@ def receive(connection: socket.socket) -> bytes:
     data = connection.recv(RECEIVE_BYTES)
     if not data:
         raise MalformedStream(
-            "the connection ended in the middle of the copy", hint="run 'oscar-ha reinitialize' again"
+            "the connection ended in the middle of the copy: the donor's watchdog logged why",
+            hint="run 'oscar-ha reinitialize' again",
         )
     return data
 

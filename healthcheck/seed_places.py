@@ -11,10 +11,11 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster import records
-from cluster.errors import OscarHaError, Refused
+from cluster import clock, records
+from cluster.errors import BadInput, OscarHaError, Refused
 from cluster.records import SeedPhase, SeedReport
 
+NOT_KNOWN = "unknown"
 LOCKED_BY_A_SERVER = ("ibdata1", "aria_log_control")
 
 
@@ -88,12 +89,15 @@ class Places:
             shutil.rmtree(before)
 
     def recall(self) -> SeedMemory | None:
-        """Return what is remembered; None when there is nothing, or nothing that can be read."""
+        """Return what is remembered, None when there is nothing. What cannot be read is a seeding that failed."""
         try:
-            text = self.memory_file.read_bytes()
-        except OSError:
+            return records.decode(SeedMemory, self.memory_file.read_bytes(), where=f"{self.memory_file}")
+        except FileNotFoundError:
             return None
-        return records.decode(SeedMemory, text, where=f"the memory of a seeding {self.memory_file}")
+        except (OSError, BadInput) as error:
+            why = f"the memory of a seeding is damaged ({error}): run 'oscar-ha reinitialize' again unless it is a standby"
+            report = SeedReport(id=NOT_KNOWN, donor=NOT_KNOWN, phase=SeedPhase.FAILED, began=clock.utc_now(), why=why)
+            return SeedMemory(report=report)
 
     def remember(self, memory: SeedMemory) -> None:
         """Write it down durably, before the effect."""

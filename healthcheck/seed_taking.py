@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pymysql
@@ -82,7 +82,8 @@ def _copy(order: TakeOrder, rooms: Path) -> None:
                     copy.take(found.kind, found.payload)
             unpacker.end()
         copy.require_whole()
-        connection.sendall(RECEIVED)
+        with suppress(OSError):  # a donor that went before its thanks came gave everything all the same
+            connection.sendall(RECEIVED)
 
 
 class _Copy:
@@ -214,10 +215,7 @@ def _prove(order: TakeOrder, rooms: Path, backup: str) -> str:
         if _begins(server, private / "socket"):
             return _told(order, private, backup, server)
     if not mariadb_backup.PREPARED.search(_text(log)):
-        raise OscarHaError(
-            f"no server starts on the copy: {last_words(log)}",
-            hint="have both nodes the same storage options (innodb_page_size, lower_case_table_names)?",
-        )
+        raise _no_start(order, log, rooms / "server")
     with _started(
         mariadb_backup.rollback_command(order.option_file, order.fresh, private), rooms / "rollback"
     ) as server:
@@ -225,8 +223,16 @@ def _prove(order: TakeOrder, rooms: Path, backup: str) -> str:
     log.unlink()
     with _started(command, rooms / "server") as server:
         if not _begins(server, private / "socket"):
-            raise OscarHaError(f"no server starts on the copy: {last_words(log)}")
+            raise _no_start(order, log, rooms / "server")
         return _told(order, private, backup, server)
+
+
+def _no_start(order: TakeOrder, *logs: Path) -> OscarHaError:
+    """Return why no server starts on the copy; one that found no room may not even have had a log."""
+    said = next((last_words(log) for log in logs if log.exists() and log.stat().st_size), "it said nothing")
+    full = shutil.disk_usage(order.fresh).free < RESERVE_BYTES
+    hint = "have both nodes the same storage options (innodb_page_size, lower_case_table_names)?"
+    return OscarHaError(f"no server starts on the copy: {said}", hint="free disk space, it is full" if full else hint)
 
 
 def _begins(server: "subprocess.Popen[bytes]", socket: Path) -> bool:

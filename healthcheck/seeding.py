@@ -5,7 +5,6 @@ that fails leaves the node as it was. Nobody but this file changes a node's data
 """
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,16 +25,16 @@ from cluster.errors import (
 )
 from cluster.http import Client
 from cluster.records import Database, Role, SeedPhase, SeedReport
-from cluster.settings import Node, Secrets, Settings
-from healthcheck import seed_link
+from cluster.settings import Node, Secrets
+from healthcheck import giving, seed_link
+from healthcheck.giving import ANSWER_SECONDS_MAX, Giving, missing_programs
 from healthcheck.seed_giving import new_token
-from healthcheck.seed_orders import GiveOrder, Line, TakeOrder, last_words
+from healthcheck.seed_orders import Line, TakeOrder, last_words
 from healthcheck.seed_places import Places, SeedMemory, interrupted
-from healthcheck.seed_worker import SeedWorker, search_path
+from healthcheck.seed_worker import SeedWorker
 
-GIVE_SILENCE_MS, TAKE_SILENCE_MS = 60_000.0, 15_000.0
-"""A receiver may wait for its disk; a donor says something every second."""
-ANSWER_SECONDS_MAX = 10.0
+SILENCE_MS = 15_000.0
+"""A donor says something every second."""
 START_SECONDS_MAX = 300.0
 START_ATTEMPTS = 3
 START_PAUSE_SECONDS = 1.0
@@ -46,20 +45,16 @@ AGAIN = "run 'oscar-ha reinitialize' again"
 log = structlog.get_logger()
 
 
-class Host(Protocol):
+class Host(giving.Host, Protocol):
     """What the watchdog lends."""
 
-    node: Node
-    settings: Settings
-    role: Role
-
-    @property
-    def seen_epoch(self) -> int: ...
-    @property
-    def database(self) -> Database: ...
     @property
     def running(self) -> bool:
         """Return whether there is a server process."""
+        ...
+
+    def promised(self) -> str | None:
+        """Return why this server is the cluster's, so that its data is nobody's to replace; None when it is not."""
         ...
 
     def own_history(self) -> str | None:
@@ -91,10 +86,10 @@ class Seeding:
         self._beginning = asyncio.Lock()
         self._taking: asyncio.Task[None] | None = None
         self._worker: SeedWorker | None = None
-        self._giving: SeedWorker | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: subprocess.Popen[bytes] | None = None
         self._rate: tuple[clock.Nanos, int] | None = None
+        self.giving = Giving(host, secrets, lambda: self.replacing or self._beginning.locked())
 
     @property
     def report(self) -> SeedReport | None:
@@ -154,6 +149,7 @@ class Seeding:
         await asyncio.to_thread(self._require_room_for, places)
         token = new_token()
         port = await self._ask(source, epoch, token)
+        self._require_takeable(epoch)  # asking took a while: a failover may have chosen this node meanwhile
         report = SeedReport(id=seeding, donor=donor, phase=SeedPhase.CONNECTING, began=clock.utc_now())
         keep = keep or own is not None or not known
         self._memory, self._rate = SeedMemory(report=report, ran=self._host.running, keep=keep), None
@@ -167,10 +163,10 @@ class Seeding:
         if epoch < host.seen_epoch:
             raise FencedOut(f"epoch {epoch} is older than {host.seen_epoch}")
         if self._taking is not None and not self._taking.done():
-            raise Conflict(f"{node.name} is being seeded already: {self.why() or 'catching up'}", hint="wait for it")
-        if host.role is Role.PRIMARY:
-            raise Refused(f"{node.name} is the primary", hint="switch over first")
-        if self._giving is not None and self._giving.alive:
+            raise Conflict(f"{node.name} is busy with a seeding: {self._doing()}", hint="wait for it: oscar-ha status")
+        if (promised := host.promised()) is not None:
+            raise Refused(f"{node.name} {promised}", hint="switch over first, or wait for the end of the plan")
+        if self.giving.alive:
             raise Refused(f"{node.name} gives its own data to another node", hint="wait until that is over")
         missing = node.missing_to_receive()
         places = self._places()
@@ -179,6 +175,11 @@ class Seeding:
                 f"the settings of node {node.name!r} lack {', '.join(missing)}", hint="add them, restart the watchdog"
             )
         return places
+
+    def _doing(self) -> str:
+        if self.report is not None and self.report.phase is SeedPhase.FAILED:
+            return "the last one failed, and its server is being started again"
+        return self.why() or "catching up"
 
     def _own_history(self) -> tuple[str | None, bool]:
         """Return what this node has of its own, and whether that is known at all."""
@@ -193,7 +194,7 @@ class Seeding:
         assert node.option_file is not None, "it was looked at before"
         problems = places.problems()
         problems += mariadb_backup.problems(mariadb_backup.read_options(node.option_file), places.data)
-        problems += _missing_programs()
+        problems += missing_programs()
         if problems:
             raise BadInput(f"node {node.name!r} cannot be seeded: {'; '.join(problems)}", hint="mend that first")
         places.clear()
@@ -297,9 +298,14 @@ class Seeding:
         self._host.seeding_ended(f"seeding failed: {why}")
         try:
             await self._enter(places, SeedPhase.FAILED)
+        except OscarHaError as error:  # the disk may still be full: what cannot be remembered is over all the same
+            log.warning("seed.not_remembered", error=str(error))
+            self._change(phase=SeedPhase.FAILED)
+            self._host.tell_changes()
+        try:
             if not swapped and self._require_memory().ran and not self._host.running:
                 await self._start_server(places)
-        except OscarHaError as error:
+        except (OscarHaError, OSError) as error:
             log.warning("seed.not_as_it_was", error=str(error))
 
     # -- the server ---------------------------------------------------------------------------------------------------
@@ -331,68 +337,6 @@ class Seeding:
             await asyncio.sleep(LOOK_SECONDS)
         return None
 
-    # -- giving -------------------------------------------------------------------------------------------------------
-
-    async def give(self, epoch: int, receiver: str, token: str) -> int:
-        """Begin to give this node's data to the receiver; return the port to come to. Raises FencedOut, Refused."""
-        host, node = self._host, self._host.node
-        self._require_giveable(epoch)
-        self._host.settings.node(receiver)
-        assert node.socket is not None, "it was looked at before"
-        assert node.data_directory is not None, "it was looked at before"
-        order = GiveOrder(
-            host=node.host, port=node.seed_port or 0, token=token, tls=self._host.settings.tls, socket=node.socket,
-            data_directory=node.data_directory, user=host.settings.accounts.admin_user, password=self._secrets.admin,
-            megabytes_per_second_max=host.settings.seeding.megabytes_per_second_max, deadline_ms=GIVE_SILENCE_MS,
-        )  # fmt: skip
-        self._giving = worker = await SeedWorker.start(order)
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                line = await worker.line()
-        except TimeoutError as error:
-            worker.kill()
-            raise Unreachable("the process that gives does not begin") from error
-        if line.port is None:
-            worker.kill()
-            raise Unreachable("the process that gives told no port")
-        self._keep_task(self._supervise(worker, receiver))
-        return line.port
-
-    def stop_giving(self, why: str) -> None:
-        """End a backup of this server and the locks it holds, at once. Called before every fence and promotion."""
-        if self._giving is not None and self._giving.alive:
-            log.warning("seed.giving_stopped", why=why)
-            self._giving.kill()
-
-    def _require_giveable(self, epoch: int) -> None:
-        host, node = self._host, self._host.node
-        if epoch < host.seen_epoch:
-            raise FencedOut(f"epoch {epoch} is older than {host.seen_epoch}")
-        if host.role not in (Role.PRIMARY, Role.STANDBY) or host.database is not Database.UP or self.replacing:
-            raise Refused(f"{node.name} is {host.role.value}, its database is {host.database.value}: it cannot give")
-        if self._beginning.locked():
-            # Two nodes told at once to take each other's data would both stop.
-            raise Refused(f"{node.name} is about to be seeded itself", hint="wait, or take another donor")
-        if self._giving is not None and self._giving.alive:
-            raise Refused(f"{node.name} gives its data to another node already", hint="wait, or take another donor")
-        missing = node.missing_to_give()
-        if missing:
-            raise BadInput(f"the settings of node {node.name!r} lack {', '.join(missing)}", hint="add them")
-        problems = _missing_programs()
-        seed_link.require_private(node.host, self._host.settings.tls)
-        if problems:
-            raise BadInput(f"node {node.name!r} cannot give: {'; '.join(problems)}", hint="install them")
-
-    async def _supervise(self, worker: SeedWorker, receiver: str) -> None:
-        try:
-            async for line in worker.lines():
-                if line.done:
-                    log.info("seed.given", receiver=receiver, bytes=line.bytes)
-        except OscarHaError as error:
-            log.warning("seed.not_given", receiver=receiver, error=str(error))
-        finally:
-            await worker.ended()
-
     # -- below --------------------------------------------------------------------------------------------------------
 
     def _begin_task(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -422,7 +366,7 @@ class Seeding:
         return TakeOrder(
             host=source.host, port=port, token=token, tls=self._host.settings.tls, option_file=self._host.node.option_file,
             data_directory=places.data, fresh=places.fresh, user=self._host.settings.accounts.admin_user,
-            password=self._secrets.admin, deadline_ms=TAKE_SILENCE_MS,
+            password=self._secrets.admin, deadline_ms=SILENCE_MS,
         )  # fmt: skip
 
     def _require_memory(self) -> SeedMemory:
@@ -438,12 +382,6 @@ class Seeding:
         await asyncio.to_thread(places.remember, memory)
         self._memory = memory
         self._host.tell_changes()
-
-
-def _missing_programs() -> list[str]:
-    found = [shutil.which(name, path=search_path()) for name in mariadb_backup.PROGRAMS]
-    missing = mariadb_backup.missing_programs(found)
-    return [missing] if missing else []
 
 
 def _spawn(command: tuple[str, ...], output: Any) -> "subprocess.Popen[bytes]":

@@ -498,7 +498,7 @@ class Watchdog:
     async def promote(self, epoch: int) -> Promoted:
         """Make the database ready to be opened for `epoch`; it stays read-only. The same answer for the same epoch."""
         self._require_current(epoch)
-        self.seeding.stop_giving(f"promoted for epoch {epoch}")
+        self.seeding.giving.stop(f"promoted for epoch {epoch}")
         async with self._acting:
             generation = self.prober.generation
             if self.memory.generation == generation and self.memory.promoted_epoch == epoch:
@@ -510,8 +510,8 @@ class Watchdog:
                 self.orders.require_free_to_move("be promoted")
             closings, self._halt, self._still = self._closings, None, False
             promoted: Promoted = await self._actor.run(self._in_session, lambda session: session.promote())
-            if self.prober.generation != generation or closings != self._closings:
-                raise Refused("the server was fenced or restarted while it was promoted")
+            if self.prober.generation != generation or closings != self._closings or self.seeding.replacing:
+                raise Refused("the server was fenced, restarted or to be seeded while it was promoted")
             await self._remember(
                 self.memory.for_generation(generation).promoted(epoch, promoted.file, promoted.position)
             )
@@ -542,7 +542,8 @@ class Watchdog:
             if self.role is Role.PRIMARY or (self.resumable and self._names_us()):
                 raise Refused(f"it is the primary of epoch {self.memory.opened_epoch}", hint="fence it first")
             self._require_up(Signal.FOLLOW)
-            if self._follows_already() and self._replicating():
+            # A fenced one may replicate too, after a seeding that ended before its server did: it is to be a standby again.
+            if self.role is not Role.FENCED and self._follows_already() and self._replicating():
                 return self.role
             self._require_in_history()
             await self._actor.run(self._in_session, self._follow)
@@ -557,7 +558,7 @@ class Watchdog:
         """Wait until `position` is applied and return where the database is. Raises DeadlinePassed."""
         if epoch < self.memory.sealed_epoch or (self.record is not None and epoch < self.record.epoch):
             raise FencedOut(f"epoch {epoch} is older than {max(self._seen_epoch, self.memory.sealed_epoch)}")
-        self.seeding.stop_giving("what was received must be applied now")
+        self.seeding.giving.stop("what was received must be applied now")
         wanted = Position.parse(position)
         wait_ms = deadline_ms or self.timing.step_deadline_ms
         self.orders.require_free_to_move("catch up")
@@ -705,7 +706,7 @@ class Watchdog:
 
     async def _close(self, why: str, *, polite: bool = False, limit_ms: float | None = None) -> Fenced:
         """Close the database or kill its process. From the first line on `/primary` says no."""
-        self.seeding.stop_giving(why)  # its locks would make the fence wait
+        self.seeding.giving.stop(why)  # its locks would make the fence wait
         limit_ms = limit_ms or self.timing.fence_deadline_ms
         deadline = clock.after(clock.now(), limit_ms)
         follows = self.role in (Role.STANDBY, Role.JOINING)
@@ -786,6 +787,16 @@ class Watchdog:
     @property
     def running(self) -> bool:
         return self.prober.server is not None
+
+    def promised(self) -> str | None:
+        """Return why this server is, or is about to be, the primary; None when it is not."""
+        memory, record = self.memory, self.record
+        if self.role is Role.PRIMARY or self._names_us():
+            return "is the primary"
+        promoted = memory.promoted_epoch if memory.generation == self.prober.generation else None
+        if promoted is not None and (record is None or promoted > record.epoch):
+            return f"was promoted for epoch {promoted} and is to be opened"
+        return None
 
     def own_history(self) -> str | None:
         """Return what this server has that the cluster has not. Raises Unreachable when nobody can know."""

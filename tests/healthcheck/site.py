@@ -40,6 +40,7 @@ POLL_SECONDS = 0.005
 WAIT_SECONDS = 30.0
 SEED_MEGABYTES_PER_SECOND = 12
 """An empty server has about 18: long enough to be caught in the middle."""
+WRITES_WAIT_SECONDS = 3
 TIMING = {
     "session_ttl_ms": 3000,
     "lease_margin_ms": 500,
@@ -95,7 +96,7 @@ def make_settings(directory: Path, zookeeper: str, name: str, **timing: int) -> 
              "http_port": next(ports), "archive": str(directory / site)}
             for number, site in enumerate(("clinic", "toronto"))
         ],
-        "seeding": {"megabytes_per_second_max": SEED_MEGABYTES_PER_SECOND},
+        "seeding": {"megabytes_per_second_max": SEED_MEGABYTES_PER_SECOND, "writes_wait_seconds_max": WRITES_WAIT_SECONDS},
         "controllers": [{"name": "nobody", "site": "clinic", "port": next(ports)}],
     }  # fmt: skip
     path = directory / "cluster.toml"
@@ -205,13 +206,13 @@ class WatchdogProcess(ServerProcess):
 
     def tell(self, verb: str, token: str = SECRETS["token"], **body: Any) -> tuple[int, dict[str, Any]]:
         """POST a command; return status and answer."""
-        request = urllib.request.Request(
-            f"{self.node.watchdog_url}/v1/{verb}",
-            data=json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {token}"},
-        )
-        status, text = self._http(request)
+        status, text = self.post(verb, json.dumps(body).encode(), token)
         return status, json.loads(text)
+
+    def post(self, verb: str, body: bytes, token: str = SECRETS["token"]) -> tuple[int, str]:
+        """POST any body; return status and text."""
+        headers = {"Authorization": f"Bearer {token}"}
+        return self._http(urllib.request.Request(f"{self.node.watchdog_url}/v1/{verb}", data=body, headers=headers))
 
     def done(self, verb: str, **body: Any) -> dict[str, Any]:
         """POST a command that must succeed."""

@@ -95,6 +95,13 @@ def test_memory_survives_and_damage_is_said(places: Places) -> None:
 
     assert places.recall() == memory
 
+    places.memory_file.write_text('{"report": {')
+    damaged = places.recall()
+    assert damaged is not None
+    assert damaged.report.phase is SeedPhase.FAILED
+    assert str(places.memory_file) in damaged.report.why
+    assert "reinitialize" in damaged.report.why
+
 
 @pytest.mark.parametrize("phase", SeedPhase)
 def test_only_a_proven_copy_is_gone_on_with(phase: SeedPhase) -> None:

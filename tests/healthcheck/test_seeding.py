@@ -4,7 +4,10 @@ Node one gives, node two is built. A third server acknowledges, as a replicator 
 One cluster for all: each test leaves node two a standby, and the last ones end the primary.
 """
 
+import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -221,6 +224,80 @@ def test_a_donor_that_dies_in_the_middle_leaves_the_node_as_it_was(cluster: Site
     wait_standby_again(cluster)
     assert "the connection" in failed["why"], failed
     require_equal(cluster)
+
+
+def test_a_donor_whose_database_hangs_does_not_hold_the_receiver_for_ever(cluster: Site) -> None:
+    """Its process lives and says so every second: only its watchdog knows that nothing will come any more."""
+    seeding = begin(cluster)
+    wait_phase(cluster, seeding, SeedPhase.COPYING)
+    os.kill(cluster.one.pid, signal.SIGSTOP)
+    try:
+        failed = wait_phase(cluster, seeding, SeedPhase.FAILED)
+    finally:
+        os.kill(cluster.one.pid, signal.SIGCONT)
+    assert "reinitialize" in failed["why"]
+    eventually(cluster.watchdog_one.is_primary, what="it is not the primary again")
+    wait_standby_again(cluster)
+
+
+def test_a_disk_that_takes_no_memory_ends_the_seeding_and_the_node_is_as_it_was(cluster: Site) -> None:
+    """Also the word that it has failed cannot be written then: it is over all the same."""
+    in_the_way = cluster.directory / "two" / "data.seed.json.new"
+    in_the_way.mkdir()
+    try:
+        failed = wait_phase(cluster, begin(cluster), SeedPhase.FAILED)
+    finally:
+        in_the_way.rmdir()
+    assert "cannot be written" in failed["why"]
+    wait_standby_again(cluster)
+
+
+def give(site: Site, receiver: str) -> tuple[int, str]:
+    body = json.dumps({"epoch": 1, "receiver": receiver, "token": "ab" * 32}).encode()
+    return site.watchdog_one.post("give", body)
+
+
+def stopped_giving(site: Site, why: str) -> bool:
+    lines = site.watchdog_one.log_path.read_text().splitlines()
+    return any("seed.giving_stopped" in line and why in line for line in lines)
+
+
+def test_a_copy_that_writes_wait_for_ends_and_who_asks_anew_is_given_anew(cluster: Site) -> None:
+    """A receiver that went, or a wire that was cut, must not let commits of the primary wait (the locks are the backup's)."""
+    assert give(cluster, "two")[0] == 200
+    assert give(cluster, "two")[0] == 200, "the receiver is not there any more, or it would not ask"
+    assert stopped_giving(cluster, "asks anew")
+    status, said = give(cluster, "one")
+    assert (status, "gives its data to two" in said) == (409, True)
+
+    with cluster.one.connect() as backup, backup.cursor() as locks:
+        for stage in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"):
+            locks.execute(f"BACKUP STAGE {stage}")
+        with Load(cluster):
+            eventually(lambda: stopped_giving(cluster, "writes of the clinics"), what=cluster.watchdog_one.log_tail())
+            locks.execute("BACKUP STAGE END")
+
+
+def test_a_node_that_is_promoted_while_its_donor_is_asked_is_not_replaced(cluster: Site) -> None:
+    """A failover that chose it comes first, and what it is to open is not taken from under it."""
+    answers: list[tuple[int, dict[str, Any]]] = []
+    os.kill(cluster.watchdog_one.pid, signal.SIGSTOP)
+    asking = threading.Thread(target=lambda: answers.append(reinitialize(cluster, "seed-0")))
+    asking.start()
+    try:
+        # An order that cannot be obeyed is refused for that, unless another one is beginning.
+        eventually(lambda: "beginning" in str(reinitialize(cluster, "seed-0", donor="nobody")), what="it never asks")
+        cluster.watchdog_two.done("promote", epoch=2)
+    finally:
+        os.kill(cluster.watchdog_one.pid, signal.SIGCONT)
+        asking.join(WAIT_SECONDS)
+    ((status, said),) = answers
+    assert (status, "promoted for epoch 2" in str(said)) == (409, True), said
+    assert reinitialize(cluster, "seed-0")[0] == 409
+    assert cluster.watchdog_two.health()["database"] == "up"
+    eventually(cluster.watchdog_one.is_primary, what="its lease is not back")
+    cluster.watchdog_two.done("follow", epoch=1)
+    cluster.watchdog_two.wait_for(role="standby")
 
 
 def test_a_donor_that_is_fenced_drops_its_backup_first(cluster: Site) -> None:
