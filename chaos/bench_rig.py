@@ -26,6 +26,7 @@ from chaos.lab.build import SECRET_BYTES, SECRETS, write_certificates, write_pri
 from chaos.lab.layout import FOLDERS, Layout, Option, Request, settings_of
 from chaos.lab.ledger import STARTING, Ledger
 from chaos.lab.names import SITES, Part, node_name
+from chaos.processor_time import processor_seconds
 from cluster import clock, records
 from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
@@ -40,6 +41,7 @@ CONNECT_DEADLINE_SECONDS = 5
 STATEMENT_DEADLINE_SECONDS = 600
 READY_DEADLINE_MS = 40_000
 ANSWER_DEADLINE_SECONDS = 5
+RESTING_MS, RESTING_SHARE_MAX = 3_000, 0.03
 OPTIONS = {
     "innodb_buffer_pool_size": "256M",
     "innodb_log_file_size": "256M",
@@ -208,6 +210,21 @@ class Rig:
             return "" if here.covers(wanted) else f"replicator-{site} has {here or 'nothing'}: {report.why}"
 
         process.wait_until(missing, deadline_ms=deadline_ms, what=f"{position} is not archived")
+
+    def wait_resting(self, name: str, *, deadline_ms: float) -> None:
+        """Wait until a process has done what it had to do: for seconds it used next to nothing of a core."""
+        pid = self.pid(name)
+        looked, used = clock.now(), processor_seconds([pid])
+
+        def missing() -> str:
+            nonlocal looked, used
+            now, ms = processor_seconds([pid]), clock.ms_between(looked, clock.now())
+            if ms < RESTING_MS:
+                return "not looked at long enough"
+            share, looked, used = (now - used) * 1_000 / ms, clock.now(), now
+            return "" if share <= RESTING_SHARE_MAX else f"it uses {share:.0%} of a core"
+
+        process.wait_until(missing, deadline_ms=deadline_ms, what=f"{name} does not come to rest")
 
     def wait_acknowledging(self, site: str) -> None:
         """Wait until a replicator acknowledges commits."""
