@@ -15,6 +15,7 @@ import structlog
 import tenacity
 
 from cluster import clock
+from cluster.binlog.events import LostEvents
 from cluster.clock import NANOS_PER_MS, Nanos
 from cluster.errors import Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
@@ -46,15 +47,18 @@ class Puller:
 
     def __init__(
         self, one: EpochArchive, target: Target, timing: Timing, standing: Standing, metrics: Metrics,
-        pace: Pace, *, why: str = "connecting",
+        pace: Pace, *, lacked: str | None = None,
     ) -> None:  # fmt: skip
+        """`lacked`: what the last stream from here ended with, when that does not go away by itself."""
         self.one, self.target = one, target
         self.connected = self.semi_sync = False
         self.acknowledged: Position | None = None
         self.server_version: str | None = None
-        self.why = why
+        self.why = lacked or "connecting"
+        self._doubted = lacked is not None
+        """The next stream may end at once as the last one did: it counts as connected when it has lasted a while."""
         self.diverged: Diverged | None = None
-        """The source does not have what we need next; it is cleared when a stream begins."""
+        """The source does not have what we need next, others may; it is cleared when a stream lasts."""
         self.failed: OscarHaError | None = None
         """What ended the thread though nobody stopped it."""
         self._timing, self._metrics, self._pace = timing, metrics, pace
@@ -87,7 +91,7 @@ class Puller:
     @property
     def acknowledging(self) -> bool:
         """Return whether a commit would be acknowledged now, once everybody else who must has it."""
-        return self.semi_sync and may_acknowledge(self._standing, clock.now()) and not self.waits_for
+        return self.connected and self.semi_sync and may_acknowledge(self._standing, clock.now()) and not self.waits_for
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -147,7 +151,8 @@ class Puller:
         why = str(error) if error is None else named(error)
         if self.why != why:
             log.warning("pull.ended", epoch=self.one.epoch, error=str(error), remedy=remedy.value)
-        self.diverged = error if isinstance(error, Diverged) else None
+        self.diverged = error if isinstance(error, Diverged) and not isinstance(error, LostEvents) else None
+        self._doubted = self._doubted or (remedy is not Remedy.TRANSIENT and not isinstance(error, DiskFull))
         self._metrics.stream_ended(remedy)
         self._end_stream(why)
         if isinstance(error, DiskFull):
@@ -171,13 +176,13 @@ class Puller:
         began = clock.now()
         try:
             with opened(self.target, wanted, self._timing) as stream:
-                self.connected, self.semi_sync, self.server_version = True, semi_sync, stream.server_version
-                self.why, self.diverged = "streaming", None
+                self.semi_sync, self.server_version = semi_sync, stream.server_version
                 self._metrics.waits_for(None)
                 self.acknowledged = resume.position if semi_sync else self.acknowledged
                 log.info("pull.connected", epoch=self.one.epoch, file=resume.file, offset=resume.offset,
                          semi_sync=semi_sync)  # fmt: skip
-                self._pace.ring()
+                if not self._doubted:
+                    self._believe()
                 self._follow(stream, Intake(self._writer, wanted, self._metrics))
             self._end_stream("connecting anew")
         except OscarHaError as error:
@@ -185,6 +190,12 @@ class Puller:
                 raise
             log.warning("pull.ended", epoch=self.one.epoch, error=str(error))
             self._end_stream(str(error))
+
+    def _believe(self) -> None:
+        """Say that we are connected."""
+        self.connected, self._doubted = True, False
+        self.why, self.diverged = "streaming", None
+        self._pace.ring()
 
     def _may(self, position: Position) -> bool:
         """Return whether `position` may be acknowledged at this very moment."""
@@ -200,7 +211,7 @@ class Puller:
             return True
 
     def _follow(self, stream: Opened, intake: Intake) -> None:
-        poller = select.poll()
+        poller, began = select.poll(), clock.now()
         poller.register(stream.socket, select.POLLIN)
         poller.register(self._wake.handle, select.POLLIN)
         while True:
@@ -219,6 +230,8 @@ class Puller:
                 self._acknowledge(stream)
             if handles != [self._wake.handle]:
                 self._receive(stream, intake)
+                if self._doubted and clock.ms_between(began, clock.now()) >= LIVELY_AFTER_MS:
+                    self._believe()
                 if clock.ms_between(intake.heard, clock.now()) >= self._timing.stream_deadline_ms:
                     raise Unreachable("the primary sends nothing whole")
 

@@ -5,6 +5,7 @@ another one. What the table does not know is tried again, and said: silence woul
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,7 +47,7 @@ class Rule:
 BINLOG_ERROR, SAME_SERVER_ID, UNKNOWN_ERROR = 1236, 4052, 1105
 ACCESS_DENIED = frozenset({1044, 1045, 1130, 1227, 1698, 3118, 3159, 4151})
 _BINLOG = frozenset({BINLOG_ERROR})
-_TWINS = "another replica uses our server_id: end one of the two"
+_TWINS = "another replica uses our server_id: end one of the two, or give it another"
 _PURGED = "what we ask for was purged, cut or reset there; another replicator may have it"
 _READ = "the source cannot read its own binlog: look into its error log and at its disk"
 RULES: tuple[Rule, ...] = (
@@ -105,6 +106,14 @@ def remedy_of(error: BaseException) -> Remedy:
             return Remedy.TRANSIENT if error.retryable else Remedy.PERSON
         case _:
             return Remedy.TRANSIENT if isinstance(error, OSError) else Remedy.PERSON
+
+
+def lacking(error: Diverged, silent: Collection[str]) -> str:
+    """Return in words that a source lacks what we need next and nobody gave it; `silent` are sites that did not answer."""
+    if silent:
+        return f"{remedy_of(error)}: {error}; no answer yet from {' and '.join(sorted(silent))}"
+    return (f"{Remedy.PERSON}: {error.message}, and no other replicator has what comes next: either give the primary its"
+            " binlog files back, or 'oscar-ha failover': what only the old primary has is rescued then")  # fmt: skip
 
 
 def named(error: BaseException) -> str:

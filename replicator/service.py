@@ -9,8 +9,9 @@ handed to it as a `Standing`.
 import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -32,7 +33,7 @@ from replicator.pace import Pace
 from replicator.packing import Packer
 from replicator.permission import Standing
 from replicator.pull import Puller
-from replicator.remedy import SameServerId, named
+from replicator.remedy import SameServerId, lacking, named
 from replicator.retaining import RETAIN_EVERY_MS, Retainer
 from replicator.scrubbing import Scrubber
 from replicator.source import Target, mending_server_id
@@ -47,6 +48,17 @@ QUIET_DEADLINE_SECONDS = 5.0
 TELL_PAUSE_MS = 2
 """So long what is new for the readers may wait for more of it: a part of a standby's lag."""
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Lacked:
+    """What the primary of an epoch lacks of what we need next."""
+
+    epoch: int
+    why: str
+    """As the pulling thread says it."""
+    told: str
+    """With who may have it, or who must act."""
 
 
 class Service:
@@ -74,10 +86,11 @@ class Service:
         """Epochs whose end nobody has any more: every other replicator was asked, and each answered."""
         self.teller = Teller(settings, news, self.word)
         self._listener = Listener(settings, secrets.token, self._hear)
+        self.readers_told: Callable[[], list[str]] = list
+        """What is wrong with those who read from us, one sentence each."""
         self._idle_why = "starting"
-        self._lacked: tuple[int, str] | None = None
-        """The epoch whose primary lacked what we need when the pulling thread was last stopped for that, and its words:
-        they stand until the next one has something to say."""
+        self._lacked: Lacked | None = None
+        """It stands until a stream lasts; it is what we say until one ends for another reason."""
         self._published: ReplicatorReport | None = None
         self._changes = ChangeReader(archive, settings.alarm, metrics, self._alarmed)
         self._keeper = Keeper(archive, self._stopping)
@@ -201,12 +214,13 @@ class Service:
         if behind is not None:
             found.append(f"the archive was at {behind} once: an old copy, or its end was lost")
         held_back = self.retainer.held_back
-        return found + ([f"archive: {held_back}"] if held_back else [])
+        return found + ([f"archive: {held_back}"] if held_back else []) + self.readers_told()
 
     def _doing(self) -> str:
-        """Return in words what it does; one that is stopped to ask other replicators still says what its source lacks."""
-        if self._lacked is not None:
-            return self._lacked[1]
+        """Return in words what it does; while other replicators are asked it still says what its source lacks."""
+        lacked = self._lacked
+        if lacked is not None and (self._puller is None or self._puller.why == lacked.why):
+            return lacked.told
         return self._idle_why if self._puller is None else self._puller.reason()
 
     def gaps(self) -> list[EpochArchive]:
@@ -279,6 +293,8 @@ class Service:
             self._follow_now.set()
         if puller.diverged is not None:
             self._fill_now.set()
+        if puller.connected:
+            self._lacked = None
 
     # -- seal and level ---------------------------------------------------------------------------------------------
 
@@ -401,9 +417,12 @@ class Service:
             await asyncio.to_thread(fetch, one, peer, self.settings.timing, self.metrics,
                                     enough=lambda: until is not None and one.position.covers(until),
                                     deadline=deadline, stop=self._stopping)  # fmt: skip
+        except SameServerId as error:
+            raise Unreachable(f"another fetch of ours took the place of this one: {error.message}") from None
         finally:
-            log.info("levelled", epoch=one.epoch, peer=f"{peer.host}:{peer.port}",
-                     before=str(before), durable=str(one.position))  # fmt: skip
+            if one.position != before:
+                log.info("levelled", epoch=one.epoch, peer=f"{peer.host}:{peer.port}",
+                         before=str(before), durable=str(one.position))  # fmt: skip
             self.news.tell()
             self._report_changed.set()
 
@@ -435,7 +454,7 @@ class Service:
         if self._puller is not None and self._puller.one.epoch != epoch:
             await self._stop_pulling()
         self._idle_why = why
-        if self._lacked is not None and self._lacked[0] != epoch:
+        if self._lacked is not None and self._lacked.epoch != epoch:
             self._lacked = None
         if record is None:
             return
@@ -464,8 +483,7 @@ class Service:
         one = self.archive.begin(record.lineage[-1])
         target = replace(self._peer(node.host, node.port), expected_server_id=record.server_id)
         self._puller = Puller(one, target, self.settings.timing, self._standing(record.epoch), self.metrics,
-                              self._pace, why="connecting" if self._lacked is None else self._lacked[1])  # fmt: skip
-        self._lacked = None
+                              self._pace, lacked=None if self._lacked is None else self._lacked.why)  # fmt: skip
         self._puller.hear(self._listener.heard)
         self._puller.start()
 
@@ -486,7 +504,8 @@ class Service:
             self._fill_now.clear()
             with suppress(OscarHaError):  # each is logged where it is met; the next attempt comes
                 await self._fill()
-            if self.gaps() or self._stuck or self._behind() is not None:
+            # Each new stream that lacks the same says so at once: others are asked no more often than this all the same.
+            if self.gaps() or self._stuck or self._lacked is not None or self._behind() is not None:
                 await asyncio.sleep(FILL_EVERY_MS / 1000)
                 self._fill_now.set()
 
@@ -526,10 +545,16 @@ class Service:
             async with self._locks[self._record.epoch]:
                 await self._fill_from(self._begun(self._record.epoch), peers, behind)
         if puller is not None and puller.diverged is not None and peers:
-            async with self._locks[puller.one.epoch]:
-                self._lacked = (puller.one.epoch, named(puller.diverged))
-                await self._stop_pulling(puller.one.epoch)
-                await self._fill_from(puller.one, peers, None)
+            one, error = puller.one, puller.diverged
+            async with self._locks[one.epoch]:
+                if self._lacked is None:
+                    self._lacked = Lacked(one.epoch, named(error), told=named(error))
+                await self._stop_pulling(one.epoch)
+                before = one.position
+                answered = await self._fill_from(one, peers, None)
+            silent = {other.site for other in self.settings.replicators} - {self.us.site} - answered
+            told = named(error) if one.position != before else lacking(error, silent)
+            self._lacked = Lacked(one.epoch, named(error), told=told)
             self._follow_now.set()
         self._stand()
 

@@ -44,6 +44,11 @@ _QUERY = Struct("<IIBHH")
 _CREATED_OFFSET = HEADER_BYTES + 2 + 50
 
 
+class LostEvents(Diverged):
+    """The primary says in its own binlog that it could not write something there: nobody has it, and nothing behind it is
+    believed before a person has looked."""
+
+
 class NotUnderstood(MalformedStream):
     """Well formed, but nothing that may be archived: a person must change the primary."""
 
@@ -186,8 +191,9 @@ class GroupTracker:
 def require_known(header: EventHeader) -> None:
     """Raise for an event that must not be passed over in silence (TRAPS.md 9)."""
     if header.kind == Kind.INCIDENT:
-        raise Diverged("the primary wrote an incident: it lost transactions of its own binlog",
-                       hint="check its error log, then clone the standbys anew")  # fmt: skip
+        raise LostEvents("the primary wrote an incident: a change that it made is not in its binlog",
+                         hint="look into its error log; 'oscar-ha failover' goes on without that change, and without what"
+                              " came behind it and was acknowledged to nobody")  # fmt: skip
     if header.kind not in KNOWN and not header.flags & FLAG_IGNORABLE:
         raise NotUnderstood(f"unknown event of type {header.kind}",
                               hint="the primary is newer than this replicator, or its binlog is encrypted")  # fmt: skip

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.binlog.events import NotUnderstood
+from cluster.binlog.events import LostEvents, NotUnderstood
 from cluster.errors import BadInput, Diverged, MalformedStream, OscarHaError, Refused, Unauthorized, Unreachable
 from replicator import remedy
 from replicator.door import Account
 from replicator.frames import Damaged
 from replicator.receiving import error_of
-from replicator.remedy import NotThere, Remedy, SameServerId, error_for, remedy_of
+from replicator.remedy import NotThere, Remedy, SameServerId, error_for, lacking, remedy_of
 from replicator.source import DUMP_ANNOTATE, DUMP_NON_BLOCK
 from tests.replicator.serving import Reader
 from tests.servers.mariadb import REPLICATION_PASSWORD, REPLICATION_USER, MariaDBServer
@@ -85,13 +85,25 @@ def test_every_line_of_the_table_is_reached_by_real_words() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (NotThere("x"), OTHER), (Diverged("x"), RESEED), (NotUnderstood("x"), PERSON), (MalformedStream("x"), T),
+        (NotThere("x"), OTHER), (Diverged("x"), RESEED), (LostEvents("x"), RESEED), (NotUnderstood("x"), PERSON), (MalformedStream("x"), T),
         (Unreachable("x"), T), (Unauthorized("x"), PERSON), (BadInput("x"), PERSON), (SameServerId("x"), PERSON),
         (Refused("x"), PERSON), (OSError("x"), T),
     ],
 )  # fmt: skip
 def test_what_is_found_here_has_a_remedy_too(error: OscarHaError | OSError, expected: Remedy) -> None:
     assert remedy_of(error) is expected
+
+
+def test_what_a_source_lacks_is_a_persons_task_once_everybody_was_asked() -> None:
+    """Silence is not an answer: while one is silent it may be the one who has it."""
+    lacked = NotThere("the source has no binlog.000002:646", hint="another replicator may have the rest")
+    waiting, asked = lacking(lacked, {"montreal", "clinic"}), lacking(lacked, set())
+
+    assert waiting.startswith("needs another source: ")
+    assert waiting.endswith("no answer yet from clinic and montreal")
+    assert asked.startswith("needs a person: the source has no binlog.000002:646")
+    assert "oscar-ha failover" in asked
+    assert "another replicator may" not in asked
 
 
 def test_two_with_one_server_id_end_and_do_not_try_again() -> None:
