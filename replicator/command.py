@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 import typer
 
-from cluster import http, log, settings
+from cluster import clock, http, log, settings
 from cluster.coordination import Coordination
 from cluster.errors import OscarHaError
 from cluster.settings import Secrets, Settings
@@ -67,6 +67,7 @@ async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive
     coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing)
     service = Service(cluster, site, secrets, archive, coordination, metrics, server.news)
     server.suspect = service.mender.suspect
+    service.readers_told = lambda: server.twins.told(clock.now())
     runner = await http.serve(
         api.application(service, secrets.token), us.host, us.http_port, what="replicator.http_port"
     )

@@ -44,6 +44,11 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    @property
+    def lives(self) -> bool:
+        """Return whether, as far as is known here, the other side has not gone away."""
+        return not (self.reader.at_eof() or self.writer.is_closing())
+
 
 async def let_in(bare: socket.socket, number: int, account: Account, files: Tls | None) -> Client | None:
     """Shake hands and return the client; None when it was told why not. The socket is closed unless it is returned.

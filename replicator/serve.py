@@ -22,7 +22,7 @@ from cluster.errors import BadInput, OscarHaError, Refused
 from cluster.position import Position
 from cluster.settings import Tls
 from replicator import admission, door, lookup, wire
-from replicator.admission import NO_SERVER, Guest, Limits
+from replicator.admission import NO_SERVER, Guest, Limits, Twins
 from replicator.archive import Archive
 from replicator.door import COMMAND_BYTES_MAX, Account, Client
 from replicator.frames import Damaged
@@ -37,6 +37,8 @@ AHEAD_HELD_MS = 1_500
 """So long such a replica is held in one connection: it takes silence for death after its slave_net_timeout."""
 AHEAD_WAIT_MS = 10_000
 """A replica that is ahead of the archive is not refused before this: its epoch may be on its way."""
+TWINS_HELD_SECONDS = 1.0
+"""So long the newer of two with one server id waits, and the older one is served."""
 HEARTBEAT_SECONDS_MIN, HEARTBEAT_SECONDS_DEFAULT = 0.1, 1.0
 NANOS_PER_SECOND = 1_000_000_000
 _GTID_POS = re.compile(r"select\s+binlog_gtid_pos\(\s*'([^']*)'\s*,\s*(\d+)\s*\)", re.IGNORECASE)
@@ -57,6 +59,7 @@ class Reading:
     """A stream that is open."""
 
     server_id: int
+    address: str
     task: asyncio.Task[None]
 
 
@@ -76,6 +79,9 @@ class Server:
         """Replicas that are ahead of the archive, by server id, and since when."""
         self.streams: dict[int, Reading] = {}
         """By the number of their connection."""
+        self.twins = Twins()
+        self.replaced_by: dict[int, str] = {}
+        """Streams that are being ended by a newer one of the same server: by the number of their connection, from where."""
         self._account, self._files = account, files
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._clients: dict[int, Client] = {}
@@ -166,23 +172,34 @@ class Server:
         self._asking[number] = Guest(address, clock.now())
         self._make_room(self._asking, self.limits.asking)
 
-    def begin_stream(self, number: int, server_id: int) -> None:
+    def begin_stream(self, number: int, server_id: int, address: str) -> None:
         """Note a new stream, which ends an older one of the same server. Raises Refused when there are too many."""
-        task = self._tasks[number]
         reading = [one.server_id for one in self.streams.values()]
         why = admission.no_stream_for(server_id, reading, self.known, self.limits)
         if why is not None:
             raise TooMany(why, hint="end a reader that is not needed")
-        for one in list(self.streams.values()):
+        for older, one in list(self.streams.items()):
             if server_id != NO_SERVER and one.server_id == server_id:
-                one.task.cancel()
+                self._replace(older, one, address)
         self._asking.pop(number, None)
-        self.streams[number] = Reading(server_id, task)
+        self.streams[number] = Reading(server_id, address, self._tasks[number])
         self.metrics.standbys.set(len(self.streams))
+
+    def _replace(self, number: int, one: Reading, address: str) -> None:
+        """End a stream because the same server begins another; if it still lives, they may be two."""
+        client = self._clients.get(number)
+        if client is not None and client.lives:
+            now, known = clock.now(), self.twins.known(one.server_id, clock.now())
+            self.twins.note(one.server_id, (one.address, address), now)
+            if not known and self.twins.known(one.server_id, now):
+                log.error("serve.twins", server_id=one.server_id, older=one.address, newer=address)
+        self.replaced_by[number] = address
+        one.task.cancel()
 
     def end_stream(self, number: int) -> None:
         """Note that a stream has ended."""
         self.streams.pop(number, None)
+        self.replaced_by.pop(number, None)
         self.metrics.standbys.set(len(self.streams))
 
 
@@ -299,10 +316,18 @@ class Session:
         semi_sync = self._variables.get("rpl_semi_sync_slave", "0") != "0"
         packets = wire.EventPackets(self._sequence, semi_sync=semi_sync)
         try:
-            self._server.begin_stream(self._number, dump.server_id)
+            if self._server.twins.known(dump.server_id, clock.now()):
+                await asyncio.sleep(TWINS_HELD_SECONDS)
+            self._server.begin_stream(self._number, dump.server_id, self._address)
             await self._stream(dump, packets)
         except Ended:
             await self._last(packets.payload(wire.end()))
+        except asyncio.CancelledError:
+            if (newer := self._server.replaced_by.get(self._number)) is not None:
+                why = f"another stream of server_id {dump.server_id}, from {newer}, has taken the place of this one"
+                self._writer.write(packets.payload(wire.error(wire.ER_SAME_SERVER_ID, why)))
+                self._writer.close()
+            raise
         except OscarHaError as error:
             log.warning("serve.refused", replica=dump.server_id, error=str(error))
             if isinstance(error, Damaged):

@@ -8,6 +8,7 @@ import asyncio
 from contextlib import closing
 from zlib import crc32
 
+from cluster import clock
 from cluster.binlog import events
 from cluster.binlog.events import FIRST_OFFSET
 from cluster.binlog.framing import (
@@ -20,6 +21,7 @@ from cluster.binlog.framing import (
     checked_event,
     whole_events,
 )
+from cluster.clock import Nanos
 from cluster.errors import Diverged, MalformedStream, Refused
 from replicator import lookup, segments, wire
 from replicator.archive import Archive, EpochArchive, gone
@@ -67,6 +69,8 @@ class Stream:
         self._checksum = checksum_first
         """Whether the reader expects checksums before it has seen the first format description, which says so."""
         self._stop: Place | None = None
+        self._silent_until: Nanos = clock.now()
+        """When the reader must hear from us, whatever else happens until then."""
 
     async def follow_place(self, place: Place, stop: Place | None = None) -> None:
         """Send everything behind `place`, through all epochs, for ever or up to `stop`. Raises when it cannot go on."""
@@ -178,13 +182,14 @@ class Stream:
 
     async def _write(self, data: bytes) -> None:
         self._writer.write(data)
+        self._silent_until = clock.after(clock.now(), self._heartbeat_seconds * 1000)
         self._metrics.sent_bytes.inc(len(data))
         await self._writer.drain()
 
     async def _wait(self, news: asyncio.Event, file: str, offset: int) -> None:
-        """Wait for news; say that we live when there are none for the heartbeat period."""
+        """Wait for news; say that we live when nothing was sent for the heartbeat period: not all news is for the reader."""
         try:
-            async with asyncio.timeout(self._heartbeat_seconds):
+            async with asyncio.timeout(clock.seconds_left(self._silent_until)):
                 await news.wait()
         except TimeoutError:
             beat = events.heartbeat(file, offset, server_id=self._server_id)

@@ -41,7 +41,7 @@ COM_QUIT, COM_INIT_DB, COM_QUERY, COM_PING, COM_BINLOG_DUMP, COM_REGISTER_SLAVE 
 ER_ACCESS_DENIED, ER_TOO_MANY, ER_PARSE, ER_UNKNOWN_COMMAND, ER_BINLOG = 1045, 1040, 1064, 1047, 1236
 ER_NO_TLS = 3159
 """What a database answers where TLS is required."""
-ER_UNKNOWN = 1105
+ER_UNKNOWN, ER_SAME_SERVER_ID = 1105, 4052
 LEAD, LEAD_SEMI_SYNC = b"\0", b"\0\xef\0"
 """What stands before each event: OK; with semi-synchronous replication the mark, and that no reply is asked for."""
 _GREETING = Struct("<H")

@@ -2,16 +2,19 @@
 
 import socket
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from cluster.binlog.events import Kind
 from replicator.admission import Limits
 from replicator.source import DUMP_NON_BLOCK
 from tests.replicator.binlog import Binlog
 from tests.replicator.house import until
-from tests.replicator.serving import FILE, Reader, a_log, an_archive, read_from, serving
+from tests.replicator.serving import FILE, Reader, Serving, a_log, an_archive, read_from, serving
 
 BUFFERED_BYTES_MAX = 1024 * 1024
 KNOWN = 3
@@ -107,8 +110,38 @@ def test_a_newer_stream_of_a_server_ends_its_older_one_but_tools_without_an_id_a
         newer = stack.enter_context(Reader(server.port, server_id=5)).dump(FILE)
         next(newer.packets())
 
-        assert len(list(older.packets())) < 1000, "it ended"
+        last = list(older.packets())[-1]
+        assert int.from_bytes(last[1:3], "little") == 4052, "as a database says it"
+        assert b"server_id 5, from 127.0.0.1," in last
         assert server.ask(lambda: len(server.server.streams)) == 4
+
+
+def test_a_reader_hears_that_we_live_though_there_is_news_that_is_not_for_it(tmp_path: Path) -> None:
+    """An idle primary's own heartbeats are such news, twice a second: standbys connected anew at every slave_net_timeout."""
+    with serving(an_archive(tmp_path / "a", a_log().data)) as server, Reader(server.port) as reader:
+        reader.dump(FILE, master_heartbeat_period="200000000")
+        with ringing(server):
+            beats = list(islice((one for one in reader.packets() if one[5] == Kind.HEARTBEAT), 3))
+
+    assert len(beats) == 3
+
+
+@contextmanager
+def ringing(server: Serving) -> Iterator[None]:
+    """Tell news more often than the heartbeat period."""
+    ended = threading.Event()
+
+    def ring() -> None:
+        while not ended.wait(0.02):
+            server.ask(server.server.news.tell)
+
+    bell = threading.Thread(target=ring)
+    bell.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        bell.join()
 
 
 def test_a_reader_that_takes_nothing_holds_little_disturbs_nobody_and_is_cut_off(tmp_path: Path) -> None:
