@@ -1,6 +1,7 @@
 """The archive: every epoch's binlog files as their primary wrote them, and the seal. One process owns the directory.
 
     lock                         held by the one writer
+    owner.json                   the cluster and the site whose archive it is (replicator/owner.py)
     seal.json                    nothing of this epoch or older is ever acknowledged again
     epochs/0000000001-1/         one folder for an epoch and the server that was its primary
         epoch.json               where the epoch begins, and where it ended once that is known

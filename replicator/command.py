@@ -13,11 +13,12 @@ from cluster import clock, http, log, settings
 from cluster.coordination import Coordination
 from cluster.errors import OscarHaError
 from cluster.settings import Secrets, Settings
-from replicator import api, memory
+from replicator import api, memory, owner
 from replicator.archive import Archive
 from replicator.door import Account
 from replicator.keys import keys_of
 from replicator.metrics import Metrics
+from replicator.owner import Owner
 from replicator.serve import Server
 from replicator.service import Service
 from replicator.source import known_server_ids
@@ -47,8 +48,11 @@ def run(
     log.set_up(f"replicator-{site}")
     memory.hold_little()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    archive = Archive.open(cluster.replicator(site).archive, keys_of(cluster), cluster.archive.reserve_bytes)
+    directory, us = cluster.replicator(site).archive, Owner(cluster=cluster.name, site=site)
+    owner.require(directory, us)
+    archive = Archive.open(directory, keys_of(cluster), cluster.archive.reserve_bytes)
     try:
+        owner.note(directory, us)
         asyncio.run(_main(cluster, site, secrets, archive))
     except BaseExceptionGroup as group:
         ours = group.subgroup(OscarHaError)
@@ -63,7 +67,7 @@ async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive
     us, accounts, metrics = cluster.replicator(site), cluster.accounts, Metrics(site)
     known = known_server_ids(cluster)
     server = Server(archive, server_id=us.server_id, account=Account(accounts.replication_user, secrets.replication),
-                    metrics=metrics, files=cluster.tls, known=known)  # fmt: skip
+                    metrics=metrics, files=cluster.tls, known=known, cluster=cluster.name)  # fmt: skip
     coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing)
     service = Service(cluster, site, secrets, archive, coordination, metrics, server.news)
     server.suspect = service.mender.suspect

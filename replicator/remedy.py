@@ -55,6 +55,7 @@ RULES: tuple[Rule, ...] = (
          "mend accounts.replication_user and its password file, the grant, or the [tls] section"),
     Rule(SameServerId, frozenset({SAME_SERVER_ID}), "", _TWINS),
     Rule(SameServerId, _BINLOG, r"same server_(uuid|id)", _TWINS),
+    Rule(Refused, _BINLOG, r"replicator of cluster", "the settings name an address where another cluster's replicator is"),
     Rule(Diverged, _BINLOG, r"diverged|extra erroneous|more GTIDs than the (master|source)|histories are not one",
          "one of the two has transactions the other never had: rescue them, then seed that one anew"),
     Rule(Diverged, _BINLOG, r"not in the (master|source)'s binlog|is missing the GTID|GTID state not found",

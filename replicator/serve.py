@@ -28,7 +28,7 @@ from replicator.door import COMMAND_BYTES_MAX, Account, Client
 from replicator.frames import Damaged
 from replicator.lookup import NotYet
 from replicator.metrics import Metrics
-from replicator.source import DUMP_NON_BLOCK
+from replicator.source import CLUSTER_VARIABLE, DUMP_NON_BLOCK
 from replicator.streaming import Ended, News, Stream
 
 BACKLOG = 128
@@ -46,6 +46,7 @@ _SELECT = re.compile(r"select\s+(@@?[\w.]+|unix_timestamp\(\)|version\(\))(\s+li
 _SHOW = re.compile(r"show\s+(?:global\s+)?variables\s+like\s+['\"]([\w%]+)['\"];?", re.IGNORECASE)
 _STATUS = re.compile(r"show\s+(?:master|binary\s+log|binlog)\s+status;?", re.IGNORECASE)
 VARIABLES_MAX = 64
+CLUSTER = CLUSTER_VARIABLE.removeprefix("@")
 VERSION = wire.SERVER_VERSION.decode().removeprefix("5.5.5-")
 log = structlog.get_logger()
 
@@ -68,8 +69,9 @@ class Server:
 
     def __init__(
         self, archive: Archive, *, server_id: int, account: Account, metrics: Metrics, files: Tls | None = None,
-        known: Set[int] = frozenset(), limits: Limits | None = None,
+        known: Set[int] = frozenset(), limits: Limits | None = None, cluster: str | None = None,
     ) -> None:  # fmt: skip
+        self.cluster = cluster
         self.archive, self.server_id, self.metrics = archive, server_id, metrics
         self.known, self.limits = known, limits or Limits()
         self.news = News()
@@ -268,7 +270,10 @@ class Session:
     async def _query(self, query: str) -> None:
         assigned = wire.assignment(query)
         lower = query.lower()
-        if assigned is not None and len(self._variables) < VARIABLES_MAX:
+        if assigned is not None and assigned[0] == CLUSTER and self._server.cluster not in (None, assigned[1]):
+            why = f"this is a replicator of cluster {self._server.cluster!r}, not of {assigned[1][:64]!r}"
+            await self._send(wire.error(wire.ER_BINLOG, why))
+        elif assigned is not None and len(self._variables) < VARIABLES_MAX:
             self._variables[assigned[0]] = assigned[1]
             await self._send(wire.ok())
         elif lower.startswith(("set ", "kill ")):

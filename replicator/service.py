@@ -409,7 +409,8 @@ class Service:
 
     def _peer(self, host: str, port: int) -> Target:
         return Target(host=host, port=port, user=self.settings.accounts.replication_user,
-                      password=self._secrets.replication, our_server_id=self.us.server_id, tls=self.settings.tls)  # fmt: skip
+                      password=self._secrets.replication, our_server_id=self.us.server_id, tls=self.settings.tls,
+                      cluster=self.settings.name)  # fmt: skip
 
     async def _fetch(self, one: EpochArchive, peer: Target, until: Position | None, deadline: Nanos) -> None:
         before = one.position

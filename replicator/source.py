@@ -30,7 +30,7 @@ SLAVE_CAPABILITY_GTID = 4
 DUMP_NON_BLOCK = 0x01
 DUMP_ANNOTATE = 0x02
 COM_REGISTER_SLAVE, COM_BINLOG_DUMP = 0x15, 0x12
-EPOCH_VARIABLE = "@oscar_ha_epoch"
+EPOCH_VARIABLE, CLUSTER_VARIABLE = "@oscar_ha_epoch", "@oscar_ha_cluster"
 ERROR_CHARACTERS_MAX = 300
 _DUMP = Struct("<BIHI")
 _REGISTER = Struct("<BI")
@@ -54,6 +54,8 @@ class Target:
     """Then nothing is sent, and nothing believed, without TLS and the certificate of `host`."""
     expected_server_id: int | None = None
     """The identity a primary must have; None for another replicator."""
+    cluster: str | None = None
+    """Our cluster, by which another replicator refuses us when it is of another one."""
 
 
 def known_server_ids(settings: Settings) -> frozenset[int]:
@@ -160,6 +162,8 @@ def _prepare(connection: SetupConnection, target: Target, wanted: Wanted, timing
         if wanted.epoch is None:
             require_fit(_variables(cursor), target)
         else:
+            if target.cluster is not None:
+                cursor.execute(f"SET {CLUSTER_VARIABLE} = '{target.cluster}'")
             cursor.execute(f"SET {EPOCH_VARIABLE} = {wanted.epoch:d}")
         _require_same_history(cursor, wanted.resume)
         heartbeat_nanos = timing.heartbeat_interval_ms * NANOS_PER_MS

@@ -77,7 +77,7 @@ class Serving:
 
 @contextmanager
 def serving(directory: Path, *, limits: Limits | None = None, files: Tls | None = None,
-            known: frozenset[int] = frozenset()) -> Iterator[Serving]:  # fmt: skip
+            known: frozenset[int] = frozenset(), cluster: str | None = None) -> Iterator[Serving]:  # fmt: skip
     """Serve the archive in `directory`."""
     archive, loop, port = Archive.open(directory), asyncio.new_event_loop(), free_port()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -88,7 +88,7 @@ def serving(directory: Path, *, limits: Limits | None = None, files: Tls | None 
 
     async def made() -> Server:
         server = Server(archive, server_id=101, account=ACCOUNT, metrics=Metrics("test"), files=files, known=known,
-                        limits=limits)  # fmt: skip
+                        limits=limits, cluster=cluster)  # fmt: skip
         await server.start("127.0.0.1", port)
         return server
 

@@ -53,6 +53,7 @@ SAID: tuple[tuple[int, str, Remedy], ...] = (
     (1236, "the archive begins after 0-1-7, the replica has 0-1-3 — clone it anew", OTHER),
     (1236, "the archive ends at 0-1-7, the replica has 0-1-9", T),
     (1236, "binlog.000002:77 is not a boundary of epoch 1 in this archive", OTHER),
+    (1236, "this is a replicator of cluster 'uptown', not of 'downtown'", PERSON),
     (1236, "words that nobody has seen yet", OTHER),
     (1045, "Access denied for user 'oscar_ha_repl'@'10.0.0.7' (using password: YES)", PERSON),
     (1227, "Access denied; you need (at least one of) the REPLICATION SLAVE privilege(s) for this operation", PERSON),
