@@ -98,6 +98,7 @@ class Coordination:
         self.hosts = tuple(hosts)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease_until: Nanos | None = None
+        self._record_since: Nanos | None = None
         self._granted_ms = 0
         _observe_sessions(self.client, self._on_session)
         self._publishing = asyncio.Lock()
@@ -159,6 +160,11 @@ class Coordination:
     def lease_until(self) -> Nanos | None:
         """The instant our lease ends unless it is renewed; None before the first renewal."""
         return self._lease_until
+
+    @property
+    def record_since(self) -> Nanos | None:
+        """The instant our record was last made: before that others may have seen none. None: it never was."""
+        return self._record_since
 
     # -- reads ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +282,7 @@ class Coordination:
         results = await self._call(request.commit_async)
         if any(isinstance(result, Exception) for result in results):
             raise Unreachable(f"{full} changed while it was taken over")
-        self._versions[path] = _Owned(self._session_id(), 0)
+        self._versions[path], self._record_since = _Owned(self._session_id(), 0), clock.now()
 
     async def _set_own(self, path: str, data: bytes, known: "_Owned") -> None:
         full = self.path(path)

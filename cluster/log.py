@@ -9,6 +9,22 @@ import structlog
 _QUIET = ("kazoo", "aiohttp.access", "asyncio")
 
 
+class Repeated:
+    """What goes wrong again and again is said when it begins or changes, and not while it goes on."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def is_news(self, what: str, text: str) -> bool:
+        """Return whether `text` is not what was said of `what` last."""
+        before, self._said[what] = self._said.get(what), text
+        return before != text
+
+    def is_over(self, what: str) -> None:
+        """Note that it went well: should it fail again, that is news."""
+        self._said.pop(what, None)
+
+
 def set_up(process: str) -> None:
     """Send all logs of this process to standard error as JSON lines that carry `process`."""
     structlog.configure(

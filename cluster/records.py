@@ -8,9 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.errors import BadInput
 from cluster.orders import Obedience
@@ -229,6 +229,10 @@ class NodeReport:
     """What commits of an open primary rely on, and somebody has switched off; the watchdog puts it back."""
     rescue: RescueReport | None = None
     """What it had and the cluster had not, if it ever did."""
+    serial: int | None = None
+    """The durability record that it knows, and would name if it asked for grants."""
+    granted_by: tuple[str, ...] = ()
+    """Sites by whose grants it writes, because ZooKeeper is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +302,8 @@ class ReplicatorReport:
     damaged: tuple[DamagedFile, ...] = ()
     """What is damaged in the archive, the first few, until it is mended."""
     damaged_files: int = 0
+    granted: bool = False
+    """A grant of ours may still be relied on: a seal is answered only after its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +323,38 @@ class Word:
     epoch: int
     durable: str | None
     sealed_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """An instant on the clock of one run of a replicator; whoever repeats it spoke later than that."""
+
+    run: str
+    at: int
+    """Nanoseconds since the boot of its machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantRequest:
+    """A primary that sees no ZooKeeper asks a replicator to confirm it."""
+
+    epoch: int
+    serial: int
+    """The durability record that it knows."""
+    mark: Mark | None = None
+    """The newest that it got of this replicator."""
+    left_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """How much is left, at the moment of asking, of the grants by which it writes; 0: it has not got all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A replicator's word: it sees no ZooKeeper, has not sealed the epoch, and will tell nobody that it has for a while."""
+
+    site: str
+    epoch: int
+    serial: int
+    mark: Mark
 
 
 def groups_of(acks: Acks, ackers: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

@@ -63,6 +63,16 @@ def acts_on(view: View, record: DurabilityRecord, site: str) -> bool:
     return one.report.serial is not None and one.report.serial >= record.serial
 
 
+def is_known_to_primary(view: View, epoch: EpochRecord, record: DurabilityRecord) -> bool:
+    """Return whether the primary names no older record, should it ask for grants: by that somebody could acknowledge again.
+
+    Whoever acts on an older record, and cannot reach ZooKeeper, is not proven to be gone; only that nobody confirms it.
+    """
+    node = view.node(epoch.primary)
+    serial = node.report.serial if node is not None and node.report is not None else None
+    return serial is not None and serial >= record.serial
+
+
 # -- what is due now -------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +88,7 @@ def acker_repair(view: View, epoch: EpochRecord, since: str) -> NameAckers | Set
                         serial=record.serial + 1)  # fmt: skip
         return NameAckers(node=epoch.primary, durability=named)
     done = [group for group in record.former if all(acts_on(view, record, site) for site in group)]
-    if not done:
+    if not done or not is_known_to_primary(view, epoch, record):
         return None
     left = tuple(group for group in record.former if group not in done)
     return SettleAckers(node=epoch.primary, durability=replace(record, former=left, serial=record.serial + 1))

@@ -9,7 +9,7 @@ from cluster.position import Position
 from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry
 from controller import plan as steps
 from controller.ackers import ackers_of_epoch
-from controller.choose import incomplete, is_ours, rank, reachable_target
+from controller.choose import forbids_grants, incomplete, is_ours, rank, reachable_target
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
 
@@ -230,6 +230,8 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
         return Wait(why=f"{plan.old} is not in the settings: nothing can prove that it is fenced")
     if old.report is not None:
         return steps.Fence(node=old.name, epoch=plan.epoch - 1, polite=plan.kind is Kind.SWITCHOVER)
+    if plan.kind is Kind.FAILOVER and not forbids_grants(view, plan):
+        return Wait(why=f"no replicator outside {old.site} has sealed: {old.name} may be writing by their grants")
     if view.lease_ended(old.absent_ms):
         return steps.AcceptLeaseEnd(node=old.name, epoch=plan.epoch - 1)
     return Wait(why=f"the lease of {old.name} may still hold")

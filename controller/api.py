@@ -13,12 +13,12 @@ from aiohttp import web
 
 from cluster import clock
 from cluster.coordination import Coordination
-from cluster.errors import BadInput, Conflict, DeadlinePassed, Refused
+from cluster.errors import BadInput, Conflict, DeadlinePassed, Refused, Unreachable
 from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.records import decode
 from cluster.settings import Settings
-from controller import ordering, rejoin, rejoining, seeding
+from controller import ordering, rejoin, rejoining, seeding, unsighted
 from controller.choose import Candidate, rank
 from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
@@ -84,9 +84,16 @@ class Api:
 
     async def cluster(self, _: web.Request) -> web.Response:
         """Everything about the cluster in one answer."""
-        leader = await self.coordination.read(Leader, "leader")
-        plan = self.mirror.get(PlanRecord, "plan")
-        answer = describe(self.settings, self.mirror.view(), plan, leader[0] if leader else None)
+        plan, view = self.mirror.get(PlanRecord, "plan"), self.mirror.view()
+        try:
+            leader, gone = await self.coordination.read(Leader, "leader"), None
+        except Unreachable:
+            leader, gone = None, await unsighted.told(self.settings, self.client, view.epoch)
+            if gone is None:
+                raise  # another controller may see more
+        answer = describe(self.settings, view, plan, leader[0] if leader else None)
+        if gone is not None:
+            answer |= {"ready": False, "reasons": [gone]}
         verified = self.mirror.get(VerifyRecord, "verify")
         return web.json_response(
             {**answer, "pause": self.mirror.get(dict, "pause"), "verify": asdict(verified) if verified else None}

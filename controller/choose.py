@@ -60,6 +60,15 @@ def is_ours(view: View, position: str) -> bool:
     return judge_history(Position.parse(position), view.epoch.lineage, None) is History.EQUAL_OR_BEHIND
 
 
+def forbids_grants(view: View, plan: PlanRecord) -> bool:
+    """Return whether a sealed replicator keeps the old primary from going on without ZooKeeper (decision 0078).
+
+    For that it needs the grants of all replicators outside its own site, and whoever has told of its seal gives none.
+    """
+    old = view.node(plan.old or "")
+    return any(old is None or one.site != old.site for one in plan.sealed)
+
+
 def incomplete(view: View, plan: PlanRecord) -> str | None:
     """Return why promoting now could un-say an acknowledged write, None when it certainly cannot."""
     if plan.kind is Kind.BOOTSTRAP or plan.allow_data_loss:

@@ -116,8 +116,14 @@ def _judge_silence(view: View, epoch: EpochRecord, primary: NodeFacts) -> Judgem
     live = [
         one.site for one in view.replicators if one.report and one.report.connected and one.report.epoch == epoch.epoch
     ]
-    if not live:
+    nobody = not any(one.report for one in view.replicators)
+    if not live and not nobody:
         return Judgement(Reach.DOWN, "its lease ended and no replicator hears from it")
+    if nobody and absent_ms < view.policy.watchdog_grace_ms:
+        # As in the first seconds after ZooKeeper was gone: who is not back says nothing about whom it hears.
+        return Judgement(Reach.UNKNOWN, "its lease ended, and no replicator is there to say whether it lives")
+    if not live:
+        return Judgement(Reach.DOWN, "its lease ended, and nobody came to say that it lives")
     if absent_ms < view.policy.watchdog_grace_ms:
         return Judgement(Reach.UNKNOWN, f"its watchdog is gone, {', '.join(live)} still hears from the database")
     # Clinics are cut off already: HAProxy finds no /primary. Sealing makes the change safe.
@@ -175,6 +181,8 @@ def readiness(view: View) -> tuple[str, ...]:
     if view.epoch is None:
         return ("no epoch is open yet",)
     reasons = ["automatic action is paused"] if view.paused else []
+    if not view.sighted:
+        reasons.append("ZooKeeper is not seen from here: no failover is possible, and the rest is of before")
     if view.flapping is not None:
         reasons.append(view.flapping)
     judgement = judge_primary(view, view.epoch)

@@ -6,10 +6,10 @@ Numbers are those of DESIGN.md section 6.
 from cluster.errors import Bug
 from cluster.position import Position
 from controller import plan as steps
-from controller.ackers import acts_on, outside
-from controller.choose import incomplete, is_ours
+from controller.ackers import acts_on, is_known_to_primary, outside
+from controller.choose import forbids_grants, incomplete, is_ours
 from controller.decide import Reach, judge_primary
-from controller.model import Kind, PlanRecord, View
+from controller.model import Kind, PlanRecord, Proof, View
 from controller.plan import Repair, Step
 from controller.seed import is_rescued
 
@@ -38,6 +38,8 @@ def _check_promotion(view: View, plan: PlanRecord) -> None:
     if plan.rolled_back is not None:
         _require(plan.candidate == plan.old, "3: a rollback opens another node than the old primary")
         return
+    held = plan.proof == Proof.LEASE_ENDED.value and not forbids_grants(view, plan)
+    _require(not held, "3: an ended lease is no proof while the replicators may grant that the primary goes on")
     _require(plan.target is not None, "2: a promotion without knowing what was acknowledged")
     missing = incomplete(view, plan)
     _require(missing is None, f"2: {missing}")
@@ -100,6 +102,7 @@ def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers) -> 
     _require(
         all(acts_on(view, old, site) for group in dropped for site in group), f"2: {dropped} may still acknowledge"
     )
+    _require(is_known_to_primary(view, view.epoch, old), f"2: {dropped} could acknowledge again by a grant")
 
 
 def _require(holds: bool, rule: str) -> None:

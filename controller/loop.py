@@ -12,6 +12,7 @@ import structlog
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import Bug, Conflict, FencedOut, OscarHaError, Refused, Unreachable
+from cluster.log import Repeated
 from controller import plan as steps
 from controller import rejoining, seeding
 from controller.advance import failed, next_step, progress
@@ -58,7 +59,7 @@ class Loop:
         self._repaired_at: dict[str, Nanos] = {}
         self._rejoining: asyncio.Task[None] | None = None
         self._rungs: dict[str, Rung] = {}
-        self._stopping = asyncio.Event()
+        self._stopping, self._trouble = asyncio.Event(), Repeated()
 
     def stop(self) -> None:
         """End `run` after the current tick."""
@@ -77,10 +78,12 @@ class Loop:
                 pause = TICK_SECONDS
                 try:
                     pause = await self.tick()
+                    self._trouble.is_over("tick")
                 except Bug:
                     log.exception("tick.bug")
                 except OscarHaError as error:
-                    log.warning("tick.failed", error=str(error), code=error.code)
+                    if self._trouble.is_news("tick", str(error)):
+                        log.warning("tick.failed", error=str(error), code=error.code)
                 await self._pause(pause)
         finally:
             await self._end_rejoining()

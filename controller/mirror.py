@@ -125,6 +125,7 @@ class Mirror:
             durability=self.get(DurabilityRecord, "durability"),
             durability_age_ms=self._since_ms(self._renewed_at, "durability", now) or 0.0,
             paused="pause" in self._records,
+            sighted=self.coordination.connected,
             automatic=self._automatic(now),
         )
 

@@ -211,6 +211,8 @@ class View:
     durability_age_ms: float = 0.0
     """For how long we have seen the durability record as it is."""
     paused: bool = False
+    sighted: bool = True
+    """ZooKeeper is seen. If it is not, all of this is of before."""
     automatic: int = 0
     """Automatic failovers within `policy.automatic_within_ms`, as this controller saw them and nobody has forgiven."""
 

@@ -289,21 +289,25 @@ class World:
         archive can reach.
         """
         deadline = clock.after(clock.now(), SETTLE_DEADLINE_MS)
-        floor = await self._fresh_position(repair.node, deadline)
+        floor = await self._fresh_position(repair.node, repair.durability.serial - 1, deadline)
         await asyncio.gather(*(self._await_durable(site, floor, deadline) for site in repair.durability.ackers))
         new = replace(repair.durability, floor=str(floor))
         await self._transact(Replace("durability", new, self._version("durability")))
         log.info("ackers.settled", ackers=new.ackers, epoch=new.epoch, floor=new.floor, serial=new.serial)
 
-    async def _fresh_position(self, node: str, deadline: Nanos) -> Position:
-        """Return a position of the primary that its watchdog read after this call began."""
+    async def _fresh_position(self, node: str, serial: int, deadline: Nanos) -> Position:
+        """Return a position of the primary that its watchdog read after this call began, and knowing that record.
+
+        It tells no such position while somebody may acknowledge by its direct word (decision 0078).
+        """
         url, began = f"{self.settings.node(node).watchdog_url}/health", clock.now()
         while clock.now() < deadline:
             sent = clock.now()
             answer = await self._client.get(url, deadline_ms=SETTLE_DEADLINE_MS)
             report = records.decode(records.NodeReport, answer, where=url)
-            age_ms = report.position_age_ms
-            if report.position is not None and age_ms is not None and age_ms <= clock.ms_between(began, sent):
+            age_ms, known = report.position_age_ms, report.serial is not None and report.serial >= serial
+            fresh = age_ms is not None and age_ms <= clock.ms_between(began, sent)
+            if report.position is not None and fresh and known:
                 return Position.parse(report.position)
             await asyncio.sleep(SETTLE_POLL_SECONDS)
         raise Unreachable(f"{node} has not told its position of this moment")

@@ -84,6 +84,7 @@ class Standing:
     database: Database
     read_only: bool | None
     lease_valid: bool
+    """Or all replicators have granted that it goes on without one (decision 0078)."""
     record: EpochRecord | None
     memory: Memory
 

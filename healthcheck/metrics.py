@@ -56,6 +56,7 @@ class _Report(Collector):
             ("ordered_delay_seconds", "The delay that an operator ordered.", _delay_seconds(report)),
             ("held", "1 while it is ordered to stand still.", _number(_is_held(report))),
             ("lease_seconds", "What is left of the lease, 0 without one.", lease_seconds),
+            ("without_zookeeper", "1 while it writes by the grants of replicators.", float(bool(report.granted_by))),
             ("epoch", "The newest epoch this watchdog has seen.", float(report.epoch)),
             ("sealed_epoch", "Nothing of this epoch or older is opened again.", float(report.sealed_epoch)),
             ("position_sequence", "Sum of the sequence numbers of the position.", _sequence(report.position)),

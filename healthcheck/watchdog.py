@@ -17,6 +17,7 @@ from cluster.coordination import Coordination
 from cluster.dialect import Dialect, Promoted, Replication, Session
 from cluster.errors import Conflict, DeadlinePassed, Diverged, FencedOut, OscarHaError, Refused, Unreachable
 from cluster.lineage import History, judge_history
+from cluster.log import Repeated
 from cluster.position import Position
 from cluster.records import Database, EpochRecord, NodeReport, PlannedEpoch, Role
 from cluster.settings import Node, Secrets, Settings
@@ -32,6 +33,7 @@ from healthcheck.obey import Act
 from healthcheck.obeying import Orders
 from healthcheck.prober import Prober
 from healthcheck.rescuing import Foreign, Rescuing
+from healthcheck.right import Right
 from healthcheck.roles import Signal, advance, allows
 from healthcheck.seeding import Seeding
 from healthcheck.worker import Worker
@@ -45,6 +47,7 @@ STOP_DEADLINE_MS = 60_000.0
 """A server that is to be replaced may take this long to end by itself."""
 MS_PER_SECOND = 1000
 CAUGHT_UP_LOOKS = 2
+WORKERS = ("act", "fence", "halt", "drain", "memory")
 Result = TypeVar("Result")
 log = structlog.get_logger()
 
@@ -107,22 +110,22 @@ class Watchdog:
         self._slow_look = _Every(self.timing.renew_interval_ms)
         self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
-        self._caught_up_looks, self._unmet_told = 0, tuple[str, ...]()
+        self._caught_up_looks, self._unmet_told, self._trouble = 0, tuple[str, ...](), Repeated()
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
-        self._actor, self._fencer, self._halter = Worker("act"), Worker("fence"), Worker("halt")
-        self._drainer, self._writer = Worker("drain"), Worker("memory")
+        self._actor, self._fencer, self._halter, self._drainer, self._writer = map(Worker, WORKERS)
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
         self.seeding, self.rescuing = Seeding(self, secrets), Rescuing(self)
         self.orders = Orders(node.name, coordination, self._on_order)
+        self.right = Right(settings, node.site, secrets.token, coordination, self)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
     def report(self) -> NodeReport:
         """Return what we saw and what we do about it."""
-        probe, slow, database = self.prober.probe, self.prober.slow, self._database()
+        probe, slow, database, now = self.prober.probe, self.prober.slow, self._database(), clock.now()
         return NodeReport(
             node=self.node.name,
             site=self.node.site,
@@ -133,7 +136,7 @@ class Watchdog:
             sealed_epoch=self.memory.sealed_epoch,
             read_only=probe.read_only if probe and database is Database.UP else None,
             position=probe.position if probe else None,
-            position_age_ms=self.prober.age_ms(),
+            position_age_ms=self.prober.age_ms() if self.right.is_settled(now) else None,
             lag_ms=slow.lag_ms if slow else None,
             lease_epoch=self.memory.opened_epoch if self.role is Role.PRIMARY else None,
             resumable=self.resumable,
@@ -146,6 +149,8 @@ class Watchdog:
             order=self.orders.report,
             unmet=self._unmet(),
             rescue=self.rescuing.report,
+            serial=self.right.serial,
+            granted_by=self.right.granted_by(now) if self.role is Role.PRIMARY else (),
         )
 
     def _database(self) -> Database:
@@ -172,7 +177,7 @@ class Watchdog:
                 role=self.role,
                 database=self.prober.database(),
                 read_only=probe.read_only if probe else None,
-                lease_valid=self.coordination.lease_valid(clock.now()),
+                lease_valid=self.right.valid(clock.now()),
                 record=self.record,
                 memory=self.memory,
             )
@@ -202,6 +207,8 @@ class Watchdog:
             return "commits wait for an acknowledgement"
         if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
             return "somebody made the primary read-only"
+        if self.role is Role.PRIMARY and (sites := self.right.granted_by(clock.now())):
+            return f"ZooKeeper is gone: it writes by the direct word of {' and '.join(sites)}; a failover is not possible now"
         slow = self.prober.slow
         if self.role in (Role.STANDBY, Role.JOINING) and slow and slow.replication and slow.replication.error:
             return f"replication: {slow.replication.error}"
@@ -228,6 +235,7 @@ class Watchdog:
                 self.seeding.run,
                 self.rescuing.run,
                 self.orders.run,
+                self.right.run,
             ):
                 group.create_task(loop())
 
@@ -247,17 +255,19 @@ class Watchdog:
             self._published = _essence(report)
             try:
                 await self.coordination.publish(f"nodes/{self.node.name}", report)
+                self._trouble.is_over("publish")
             except Unreachable as error:
                 self._published = None
-                log.info("publish.failed", error=str(error))
+                if self._trouble.is_news("publish", str(error)):
+                    log.info("publish.failed", error=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.timing.renew_interval_ms / MS_PER_SECOND):
                     await self._news.wait()
 
     async def _lease_loop(self) -> None:
-        """Close when the lease ends, on our own clock: ZooKeeper and kazoo are not asked."""
+        """Close when lease and grants end, on our own clock: ZooKeeper and kazoo are not asked."""
         while True:
-            if self.role is Role.PRIMARY and not self.coordination.lease_valid(clock.now()):
+            if self.role is Role.PRIMARY and not self.right.valid(clock.now()):
                 await self._guarded("lease", lambda: self._close("the lease ended"))
             await asyncio.sleep(LEASE_LOOK_SECONDS)
 
@@ -265,7 +275,7 @@ class Watchdog:
         """Follow the record of the epoch: by watch, after every reconnect, and now and then for certainty."""
         while True:
             self._epoch_news.clear()
-            await self._guarded("epoch", self._read_epoch)
+            await self._guarded("epoch", self.read_epoch)
             with suppress(TimeoutError):
                 async with asyncio.timeout(EPOCH_REREAD_SECONDS):
                     await self._epoch_news.wait()
@@ -280,8 +290,10 @@ class Watchdog:
         """Run one round of a loop; what failed is tried again by the next round."""
         try:
             await call()
+            self._trouble.is_over(what)
         except OscarHaError as error:
-            log.warning(f"{what}.failed", error=str(error))
+            if self._trouble.is_news(what, str(error)):
+                log.warning(f"{what}.failed", error=str(error))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -349,7 +361,7 @@ class Watchdog:
         if not self.coordination.connected:
             return False
         await self._take_lease()
-        await self._read_epoch()
+        await self.read_epoch()
         if self.role is Role.PRIMARY:
             return True
         plan = await self.coordination.get("plan")
@@ -436,7 +448,7 @@ class Watchdog:
         self._epoch_watched = False
         self._epoch_news.set()
 
-    async def _read_epoch(self) -> None:
+    async def read_epoch(self) -> None:
         # One watch at a time: kazoo keeps every one it is given until it fires.
         watch, self._epoch_watched = None if self._epoch_watched else self._on_epoch_news, True
         try:
@@ -536,7 +548,7 @@ class Watchdog:
         if epoch < self._seen_epoch:
             raise FencedOut(f"epoch {epoch} is older than {self._seen_epoch}")
         if self.record is None or self.record.epoch < epoch:
-            await self._read_epoch()
+            await self.read_epoch()
         await self._end_halt("it is told to follow")
         async with self._acting:
             if self.role is Role.PRIMARY or (self.resumable and self._names_us()):
@@ -654,7 +666,7 @@ class Watchdog:
                 raise Unreachable(f"the database is {self.prober.database().value}")
             await self._remember(replace(self.memory, opened_epoch=record.epoch))
             await self._take_lease()
-            await self._require_no_newer_plan(record.epoch)
+            await self.right.count(record.epoch)
             await self._actor.run(self._in_session, self._open_writes)
             undo = self._why_undo(record, generation, closings)
             if undo is None:
@@ -667,7 +679,7 @@ class Watchdog:
 
     def _why_undo(self, record: EpochRecord, generation: str, closings: int) -> str | None:
         """Return why what was just opened must be closed again: the call may have taken long."""
-        if not self.coordination.lease_valid(clock.now()):
+        if not self.right.by_lease(clock.now()):
             return "the lease ended while it was opened"
         if closings != self._closings or record.epoch <= self.memory.sealed_epoch:
             return "it was fenced while it was opened"
@@ -683,7 +695,7 @@ class Watchdog:
         if not self.coordination.lease_valid(clock.now()):
             raise Unreachable("the lease was not granted")
 
-    async def _require_no_newer_plan(self, epoch: int) -> None:
+    async def require_no_newer_plan(self, epoch: int) -> None:
         """Refuse to open when a plan for a later epoch runs: the end of an earlier lease of ours may be its proof of fence.
 
         Asked after the lease was taken: a plan that begins later than that sees our lease, and has us fenced.
@@ -755,6 +767,12 @@ class Watchdog:
         self.metrics.fences.labels(how).inc()
         log.info("fenced", how=how, position=position, why=self.why)
         return Fenced(True, position, how)
+
+    # -- what healthcheck/right.py is lent ----------------------------------------------------------------------------
+
+    @property
+    def writes_epoch(self) -> int | None:
+        return self.memory.opened_epoch if self.role is Role.PRIMARY else None
 
     # -- what healthcheck/rescuing.py is lent -------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The replicator's HTTP: health, metrics and places to read, `seal`, `level`, `prune` and `words` with the cluster's token."""
+"""The replicator's HTTP: health, metrics and places to read; with the token `seal`, `level`, `grant`, `prune` and `words`."""
 
 import asyncio
 from contextlib import suppress
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster import clock, http, tls
 from cluster.errors import BadInput
 from cluster.position import Position
-from cluster.records import describe
+from cluster.records import GrantRequest, decode, describe
 from replicator import before as places
 from replicator import words
 from replicator.service import Service
@@ -57,6 +57,10 @@ def application(service: Service, token: str) -> web.Application:
         durable = await service.level(asked.epoch, asked.host, asked.port, _position(asked.until), _deadline(asked))
         return web.json_response({"durable": None if durable is None else str(durable)})
 
+    async def grant(request: web.Request) -> web.Response:
+        asked = decode(GrantRequest, await http.body_of(request), where="the body of /v1/grant")
+        return web.json_response(asdict(await service.grant(asked)))
+
     app.add_routes(
         [
             web.get("/health", health),
@@ -64,6 +68,7 @@ def application(service: Service, token: str) -> web.Application:
             web.get("/v1/before", _finder(service, token)),
             web.post("/v1/seal", seal),
             web.post("/v1/level", level),
+            web.post("/v1/grant", grant),
             web.post(words.PATH, _teller(service)),
             *_retention(service),
         ]

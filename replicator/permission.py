@@ -13,6 +13,16 @@ from cluster.records import Acks, DurabilityRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """The primary's word that it has the grants of all replicators: while it counts, no lease is needed (decision 0078)."""
+
+    epoch: int
+    serial: int
+    """The durability record that all of them act on."""
+    until: Nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Everything the permission depends on. Unknown is None and permits nothing."""
 
@@ -26,6 +36,7 @@ class Standing:
     """Nothing of the epochs before is missing here, or nobody has it any more."""
     lease_until: Nanos | None
     """The instant our ZooKeeper lease ends on our own clock."""
+    confirmed: Confirmed | None = None
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -73,9 +84,17 @@ def why_not(standing: Standing, now: Nanos) -> str | None:
     reason = why_not_named(standing)
     if reason is not None:
         return reason
-    if standing.lease_until is None or now >= standing.lease_until:
+    if (standing.lease_until is None or now >= standing.lease_until) and not _is_confirmed(standing, now):
         return "our ZooKeeper lease is not valid"
     return None
+
+
+def _is_confirmed(standing: Standing, now: Nanos) -> bool:
+    """Return whether the primary's direct word stands in for our lease: of this epoch, by the record that we act on."""
+    word, durability = standing.confirmed, standing.durability
+    if word is None or durability is None or now >= word.until:
+        return False
+    return (word.epoch, word.serial) == (standing.epoch, durability.serial)
 
 
 def why_not_named(standing: Standing) -> str | None:

@@ -1,4 +1,4 @@
-"""One replicator: it follows the epoch in ZooKeeper, and answers `seal` and `level`.
+"""One replicator: it follows the epoch in ZooKeeper, and answers `seal`, `level` and `grant`.
 
 Eight loops: read (what ZooKeeper says), publish (our report, which renews our lease), follow (stop, cut, pull), fill
 (what is missing), listen (to the other ackers), keep (the closed files), mend (what is damaged), retain (no more than is
@@ -20,11 +20,21 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput, Bug, DeadlinePassed, Diverged, OscarHaError, Refused, Unreachable
 from cluster.position import Position
-from cluster.records import Acks, DurabilityRecord, EpochRecord, LineageEntry, ReplicatorReport, Word
+from cluster.records import (
+    Acks,
+    DurabilityRecord,
+    EpochRecord,
+    Grant,
+    GrantRequest,
+    LineageEntry,
+    ReplicatorReport,
+    Word,
+)
 from cluster.settings import Replicator, Secrets, Settings
 from replicator.archive import Archive, EpochArchive
 from replicator.change_reader import ChangeReader
 from replicator.follow import epoch_to_pull, past_epochs
+from replicator.granting import Grants
 from replicator.intake import fetch
 from replicator.keeping import Keeper
 from replicator.mending import REPORTED_MAX, Mender, Source
@@ -74,6 +84,7 @@ class Service:
         self._record: EpochRecord | None = None
         self._durability: DurabilityRecord | None = None
         self._sealing = archive.sealed_epoch
+        self._grants = Grants(site, archive.directory, settings.timing)
         self._puller: Puller | None = None
         self._loop = asyncio.get_running_loop()
         self._pace = Pace(self._loop, self._progressed, pause_ms=TELL_PAUSE_MS)
@@ -205,7 +216,7 @@ class Service:
             host=self.us.host, port=self.us.port, url=self.us.url, mass_changes=self._changes.standing,
             serial=None if self._durability is None else self._durability.serial, whole=self._whole(),
             waits_for=() if puller is None else puller.waits_for, hears=self._hears(),
-            damaged=damaged[:REPORTED_MAX], damaged_files=len(damaged),
+            damaged=damaged[:REPORTED_MAX], damaged_files=len(damaged), granted=self._grants.promised,
         )  # fmt: skip
 
     def _troubles(self, gaps: list[EpochArchive], behind: Position | None) -> list[str]:
@@ -235,7 +246,7 @@ class Service:
         return Standing(
             site=self.us.site, epoch=epoch, primary_site=primary_site, durability=self._durability,
             sealed_epoch=max(self.archive.sealed_epoch, self._sealing),
-            whole=self._whole(), lease_until=self._coordination.lease_until,
+            whole=self._whole(), lease_until=self._coordination.lease_until, confirmed=self._grants.confirmed,
         )  # fmt: skip
 
     def _whole(self) -> bool:
@@ -296,14 +307,21 @@ class Service:
         if puller.connected:
             self._lacked = None
 
-    # -- seal and level ---------------------------------------------------------------------------------------------
+    # -- grant, seal and level --------------------------------------------------------------------------------------
+
+    async def grant(self, asked: GrantRequest) -> Grant:
+        """Promise a primary that sees no ZooKeeper that we tell nobody of a seal for a while. Raises Refused."""
+        given = await self._grants.give(asked, lambda: self._standing(asked.epoch))
+        self._stand()
+        return given
 
     async def seal(self, epoch: int, until: Position | None, deadline: Nanos) -> tuple[int, Position | None]:
         """Promise durably to acknowledge nothing of `epoch` or older; return the sealed epoch and what is here.
 
-        Raises DeadlinePassed, without a promise, when `until` is not here in time. The position is None while a dead
-        tail of an older epoch may still be in the archive, which would look more advanced than what was acknowledged,
-        and while the archive is behind what it once was, which looks like less (decision 0059).
+        Raises DeadlinePassed, without a promise, when `until` is not here in time; and with it, but not told to anybody
+        as one, while the primary may write by a grant of ours. The position is None while a dead tail of an older epoch
+        may still be in the archive, which would look more advanced than what was acknowledged, and while the archive is
+        behind what it once was, which looks like less (decision 0059).
         """
         await self._require_known(epoch)
         if epoch > self.archive.sealed_epoch:
@@ -323,6 +341,7 @@ class Service:
             log.info("sealed", epoch=epoch, durable=str(self._durable(epoch)))
             self._report_changed.set()
             self._follow_now.set()
+        await self._grants.ended(deadline)
         whole = await self._cut_dead_tails(epoch, deadline)
         await self._witness.recall()
         if self._record is not None and self._record.epoch == epoch and self._behind() is not None:
@@ -515,6 +534,8 @@ class Service:
             with suppress(OSError):  # a full or failing disk: the report says so; the next attempt comes
                 if made := await asyncio.to_thread(self._keeper.tick):
                     log.info("archive.indexed", files=made)
+            with suppress(OSError):
+                await self._grants.tidy()
             await asyncio.sleep(KEEP_EVERY_MS / 1000)
 
     async def _retain_loop(self) -> None:

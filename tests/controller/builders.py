@@ -19,6 +19,8 @@ CLINIC, TORONTO, MONTREAL = "db-clinic", "db-toronto", "db-montreal"
 SITES = ("clinic", "toronto", "montreal")
 HEAD = "0-1-100"
 SINCE = "2026-01-01T00:00:00.000Z"
+SERIAL_MAX = 1_000
+"""Of the durability records in these tests: a watchdog that reports it knows every one of them."""
 
 
 def a_report(site: str, **changes: Any) -> NodeReport:
@@ -28,7 +30,7 @@ def a_report(site: str, **changes: Any) -> NodeReport:
         role=Role.PRIMARY if primary else Role.STANDBY, database=Database.UP, epoch=1, sealed_epoch=0,
         read_only=not primary, position=HEAD, lag_ms=None if primary else 5.0, lease_epoch=1 if primary else None,
         resumable=False, generation="1", server_version="10.11.19-MariaDB", replicating=None if primary else True,
-        why="", url="http://127.0.0.1:1",
+        why="", url="http://127.0.0.1:1", serial=SERIAL_MAX,
     )  # fmt: skip
     return replace(report, **changes)
 

@@ -26,6 +26,7 @@ from cluster.records import (
     SeedReport,
 )
 from cluster.settings import Settings, check
+from tests.controller.builders import SERIAL_MAX
 from tests.servers.process import free_port
 from tests.servers.zookeeper import ZooKeeperServer
 
@@ -158,7 +159,7 @@ class SimulatedNode(Part):
             database=self.database, epoch=self.epoch, sealed_epoch=self.sealed, read_only=self.role is not Role.PRIMARY,
             position=self.position, lag_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
-            url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding,
+            url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding, serial=SERIAL_MAX,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:

@@ -19,6 +19,7 @@ from tests.controller.builders import (
     CLINIC,
     SINCE,
     a_durability,
+    a_node,
     a_plan,
     a_replicator,
     a_view,
@@ -81,6 +82,9 @@ SITUATIONS: dict[str, tuple[View, str]] = {
         a_view(durability=a_durability(ackers=("montreal",), former=(("toronto",),), serial=3),
                replicator_toronto=facts("toronto", serial=3, acknowledging=False),
                replicator_montreal=facts("montreal", acknowledging=True)), "settled"),
+    "former is settled only once the primary names no older record": (
+        a_view(durability=a_durability(ackers=("montreal",), former=(("toronto",),), serial=3),
+               clinic=a_node("clinic", serial=2), replicator_toronto=facts("toronto", absent_ms=1_000.0)), ""),
     "former lives and has not said so": (
         a_view(durability=a_durability(ackers=("montreal",), former=(("toronto",),), serial=3),
                replicator_toronto=facts("toronto", serial=2)), ""),
@@ -188,6 +192,15 @@ def test_settling_what_may_still_acknowledge_is_a_bug() -> None:
     assert view.durability is not None
 
     with pytest.raises(Bug, match="may still acknowledge"):
+        check_repair(view, SettleAckers(node=CLINIC, durability=replace(view.durability, former=(), serial=4)))
+
+
+def test_settling_what_the_primary_could_still_confirm_is_a_bug() -> None:
+    view = a_view(durability=a_durability(ackers=("montreal",), former=(("toronto",),), serial=3),
+                  clinic=a_node("clinic", serial=None), replicator_toronto=facts("toronto", absent_ms=1_000.0))  # fmt: skip
+    assert view.durability is not None
+
+    with pytest.raises(Bug, match="by a grant"):
         check_repair(view, SettleAckers(node=CLINIC, durability=replace(view.durability, former=(), serial=4)))
 
 

@@ -314,6 +314,25 @@ def test_a_frozen_primary_is_replaced_after_its_lease_ended() -> None:
     assert view.epoch.primary == TORONTO
 
 
+@pytest.mark.parametrize("loss", [False, True])
+def test_an_ended_lease_is_no_proof_until_a_replicator_outside_has_sealed(loss: bool) -> None:
+    """The primary may be writing by the replicators' grants: whatever an operator allows to be lost, not a second writer."""
+    view = a_view(clinic=a_node("clinic", absent_ms=7_000.0))
+    done, plan, _ = run(view, a_plan(allow_data_loss=loss), EQUAL, silent=("toronto", "montreal"))
+
+    assert not any(isinstance(step, steps.AcceptLeaseEnd | steps.Promote) for step in done)
+    assert plan.proof is None
+
+
+def test_a_promotion_by_an_ended_lease_that_nobody_outside_sealed_is_a_bug() -> None:
+    view = a_view(clinic=a_node("clinic", absent_ms=7_000.0))
+    plan = a_plan(proof=Proof.LEASE_ENDED.value, target=HEAD, allow_data_loss=True, sealed=sealed(clinic=HEAD))
+
+    with pytest.raises(Bug, match="may grant"):
+        check_step(view, plan, steps.Promote(node=TORONTO, epoch=2))
+    check_step(view, replace(plan, sealed=sealed(toronto=HEAD)), steps.Promote(node=TORONTO, epoch=2))
+
+
 def test_a_primary_whose_lease_may_hold_is_not_replaced() -> None:
     done, plan, _ = run(a_view(clinic=a_node("clinic", absent_ms=10.0)), a_plan(), EQUAL)
 

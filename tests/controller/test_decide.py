@@ -8,6 +8,7 @@ from controller.model import Kind, View
 from controller.plan import Follow, NameAckers
 from tests.controller.builders import CLINIC, SINCE, TORONTO, a_node, a_replicator, a_view
 
+ALONE = {f"replicator_{site}": a_replicator(site, absent_ms=9_000.0) for site in ("clinic", "toronto", "montreal")}
 DEAF = {f"replicator_{site}": a_replicator(site, connected=False) for site in ("clinic", "toronto", "montreal")}
 SITUATIONS: dict[str, tuple[View, str]] = {
     "all is well: nothing to do": (a_view(), "mend"),
@@ -18,6 +19,11 @@ SITUATIONS: dict[str, tuple[View, str]] = {
     "silent, lease not over: hold": (a_view(clinic=a_node("clinic", absent_ms=999.0), **DEAF), "hold"),
     "lease over, nobody hears it: failover": (a_view(clinic=a_node("clinic", absent_ms=1_000.0), **DEAF), "failover"),
     "lease over, a stream lives: hold": (a_view(clinic=a_node("clinic", absent_ms=1_000.0)), "hold"),
+    "lease over, ZooKeeper is just back and nobody else is: hold": (
+        a_view(clinic=a_node("clinic", absent_ms=4_999.0), **ALONE),
+        "hold",
+    ),
+    "lease over, nobody came back: failover": (a_view(clinic=a_node("clinic", absent_ms=5_000.0), **ALONE), "failover"),
     "watchdog does not return: failover": (a_view(clinic=a_node("clinic", absent_ms=5_000.0)), "failover"),
     "the fifth within the hour waits for an operator": (
         a_view(clinic=a_node("clinic", database=Database.DOWN), automatic=5),
@@ -138,6 +144,13 @@ def test_who_failed_over_too_often_is_not_ready_and_is_told_what_to_do() -> None
 
     assert "5 automatic failovers within 60 minutes" in reason
     assert "oscar-ha resume" in reason
+
+
+def test_who_does_not_see_zookeeper_promises_no_failover() -> None:
+    """What was seen last looks healthy for ever."""
+    (reason,) = readiness(a_view(sighted=False))
+
+    assert "ZooKeeper is not seen" in reason
 
 
 def test_a_healthy_cluster_is_ready() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from chaos.lab_remote import Fault, RemoteLab, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
-from cluster import clock
+from cluster import clock, settings
 from cluster.clock import Nanos
 from cluster.errors import Refused
 from tests.lab import running
@@ -37,6 +38,11 @@ SETTLE_MS = 20_000.0
 DETECTED_MS = {"killed": 1_500.0, "frozen": 5_000.0}
 """By the probe interval (250 ms) or `call_deadline_ms` (2 s), with room for a busy machine."""
 TAKEOVER_MS = 1_000.0
+ZOOKEEPER = "zookeeper-1"
+UNNOTICED_MS = 2_000.0
+"""What a busy machine may take for a commit; a fence by the lease would take until ZooKeeper is back."""
+RETURN_OUTAGE_MS = 40_000.0
+"""ZooKeeper starts, the old sessions end, one leads, the grants end, and then it is a failover as any other."""
 CRASH_OUTAGE_MS, FROZEN_OUTAGE_MS = 5_000.0, 15_000.0
 """Far above what `script/bench failover` measures: a test is not a benchmark, and this machine is shared."""
 
@@ -103,6 +109,30 @@ class Whole:
     def goes_on(self) -> None:
         wait_writing(self.traffic, after=clock.now(), deadline_ms=WRITE_MS)
 
+    def watchdog(self, node: str, path: str) -> str:
+        """Return what a node's watchdog answers."""
+        url = settings.load(Layout(self.directory).settings).node(node).watchdog_url
+        try:
+            with urllib.request.urlopen(url + path, timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError as error:
+            return str(error)
+
+    def awaits_grants(self, node: str) -> None:
+        """Wait until a primary has the grants of both other sites."""
+
+        def missing() -> str:
+            told = json.loads(self.watchdog(node, "/health"))
+            return "" if len(told["granted_by"]) == 2 else str(told["why"])
+
+        wait_until(missing, deadline_ms=WRITE_MS, what="no grants")
+
+    def writes_beyond_the_lease(self, begun: Nanos) -> None:
+        """Return once every clinic has written at a time at which no lease from before `begun` can hold."""
+        timing = settings.load(Layout(self.directory).settings).timing
+        ended = clock.after(begun, timing.session_ttl_ms + timing.lease_margin_ms)
+        wait_writing(self.traffic, after=ended, deadline_ms=WRITE_MS)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Whole]:
@@ -121,6 +151,45 @@ def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         if request.session.testsfailed > failed_before:
             keep_logs(directory, Path("build") / "test-logs")
         remove.down(directory, keep=False)
+
+
+def test_clinics_write_on_while_zookeeper_is_gone_for_longer_than_a_lease(whole: Whole) -> None:
+    """Frozen and then killed: nobody fails over, no clinic notices. The next test is that a failover works again."""
+    whole.ready()
+    before, begun = whole.lab.primary(), clock.now()
+    control.freeze(whole.directory, ZOOKEEPER)
+    whole.awaits_grants(before[0])
+    whole.writes_beyond_the_lease(begun)
+    told = whole.watchdog(before[0], "/health")
+    serving = whole.watchdog(before[0], "/primary")
+    status = whole.lab.cluster()
+    control.kill(whole.directory, ZOOKEEPER)
+    whole.goes_on()
+    control.start(whole.directory, ZOOKEEPER)
+    whole.ready()
+    gaps = whole._gaps(Fault(*before, start=begun, end=begun))
+
+    assert "ZooKeeper is gone" in json.loads(told)["why"]
+    assert serving.startswith("yes")
+    assert "by the direct word of montreal, toronto" in " ".join(status["reasons"]), status["reasons"]
+    assert whole.lab.primary() == before
+    assert max(gap for gap in gaps.values() if gap is not None) <= UNNOTICED_MS, gaps
+
+
+def test_a_primary_that_dies_while_zookeeper_is_gone_is_replaced_when_it_is_back(whole: Whole) -> None:
+    whole.ready()
+    (node, epoch), begun = whole.lab.primary(), clock.now()
+    control.kill(whole.directory, ZOOKEEPER)
+    whole.awaits_grants(node)
+    whole.writes_beyond_the_lease(begun)
+    start = clock.now()
+    control.kill(whole.directory, node)
+    fault = Fault(node, epoch, start, clock.now())
+    control.start(whole.directory, ZOOKEEPER)
+    record = whole.survived(fault, RETURN_OUTAGE_MS)
+    assert record["outcome"] == "done", record
+
+    whole.follows_again(node)
 
 
 def test_a_crashed_primary_is_replaced_and_returns_as_a_standby(whole: Whole) -> None:

@@ -16,7 +16,7 @@ from controller.model import Kind, PlanRecord, Stage, View
 from controller.plan import Follow, GiveUp, NameAckers, SettleAckers, Step, Wait
 from tests.model import receiving
 from tests.model.rules import Rules
-from tests.model.seeing import sites_of, view_of
+from tests.model.seeing import has_right, sites_of, view_of
 from tests.model.state import NODES, Request, World, is_prefix, length, position
 
 Move = tuple[str, World]
@@ -24,6 +24,8 @@ Move = tuple[str, World]
 
 def tick(world: World, rules: Rules) -> Iterator[Move]:
     """Yield what may come of one tick of the leading controller."""
+    if world.gone:
+        return
     view = view_of(world, rules)
     try:
         yield from _decide(world, view, rules) if world.plan is None else _go_on(world, view, world.plan, rules)
@@ -33,7 +35,7 @@ def tick(world: World, rules: Rules) -> Iterator[Move]:
 
 def request(world: World, rules: Rules) -> Iterator[Move]:
     """Yield the plans that an operator may ask for."""
-    if world.plan is not None:
+    if world.plan is not None or world.gone:
         return
     view = view_of(world, rules)
     left = {Kind.SWITCHOVER: world.switchovers, Kind.FAILOVER: world.failovers}
@@ -97,7 +99,8 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
         case SettleAckers(node=node, durability=record):
             log = world.nodes[NODES.index(node)].log
             named = [one for site, one in zip(sites_of(world), world.replicators, strict=True) if site in record.ackers]
-            if all(is_prefix(log, one.log) and one.up for one in named):
+            confirmed = any(one.confirmed for one in world.replicators) and not rules.settles_while_confirmed
+            if all(is_prefix(log, one.log) and one.up for one in named) and not confirmed:
                 floor = replace(record, floor=position(log), why="", since="")
                 yield f"former ackers are settled, the floor is {position(log)}", replace(world, durability=floor)
         case steps.Reseed() | steps.NoteRejoin():
@@ -184,7 +187,7 @@ def _done(world: World, rules: Rules, sent: Request) -> tuple[World, Outcome]:
 
 def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
     """Name the new primary, and look whether all that must hold then does."""
-    if not rules.committed(world, sent):
+    if world.gone or not rules.committed(world, sent):
         raise Refused("somebody else was first")
     if step.record.epoch != world.newest.epoch + 1:
         world = receiving.broken(world, f"4: epoch {step.record.epoch} was opened after epoch {world.newest.epoch}")
@@ -194,7 +197,7 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
         lost = f"{position(world.acked)} was acknowledged, {step.record.primary} of epoch {step.record.epoch} has {position(log) or 'nothing'}"
         world = receiving.broken(world, f"2: {lost}")
     for other, node in enumerate(world.nodes):
-        if other != number and node.open and rules.lease_valid(node):
+        if other != number and node.open and has_right(world, other, rules):
             world = receiving.broken(world, f"3: epoch {step.record.epoch} was opened while {NODES[other]} is open")
     record = replace(step.record, since="", proof="")
     durability = replace(step.durability, since="", why="")

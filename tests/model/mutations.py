@@ -1,16 +1,19 @@
 """Every guard, taken away one at a time: the rules without it, and the start from which the checker finds the harm."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.clock import Nanos
+from cluster.records import GrantRequest
+from cluster.settings import Timing
 from controller import plan as steps
 from controller.advance import next_step
 from controller.model import Kind, PlanRecord, Stage, View
 from controller.plan import GiveUp, Step, Wait
+from healthcheck.granted import granted_until
 from healthcheck.judge import Memory
-from replicator import permission
+from replicator import granting, permission
 from replicator.permission import Standing
 from tests.model.rules import Rules
 from tests.model.scopes import healthy, second_epoch
@@ -71,6 +74,37 @@ def _nobody_to_ask(view: View) -> View:
     return replace(view, durability=record and replace(record, ackers=(), former=(everybody,)))
 
 
+def _knows_every_record(view: View) -> View:
+    """The primary is believed to know the newest durability record."""
+    nodes = tuple(replace(one, report=one.report and replace(one.report, serial=10**6)) for one in view.nodes)
+    return replace(view, nodes=nodes)
+
+
+def _grants(**lies: Any) -> Rules:
+    """Grant as production would if the facts were `lies`."""
+
+    def why_not(standing: Standing, asked: GrantRequest, now: Nanos, timing: Timing) -> str | None:
+        return granting.why_not_grant(replace(standing, **lies), asked, now, timing)
+
+    return Rules(why_not_grant=why_not)
+
+
+def _by_any_serial(standing: Standing, asked: GrantRequest, now: Nanos, timing: Timing) -> str | None:
+    record = standing.durability
+    known = record and replace(record, serial=asked.serial)
+    return granting.why_not_grant(replace(standing, durability=known), asked, now, timing)
+
+
+def _confirmed_by_any_serial(standing: Standing, now: Nanos) -> bool:
+    word, record = standing.confirmed, standing.durability
+    known = replace(word, serial=record.serial) if word is not None and record is not None else None
+    return permission.may_acknowledge(replace(standing, confirmed=known), now)
+
+
+def _one_is_enough(held: Any, sites: Iterable[str], timing: Timing) -> Nanos | None:
+    return granted_until(held, [site for site in sites if site in held], timing)
+
+
 def _any_transaction(_: World, __: Request) -> bool:
     return True
 
@@ -90,14 +124,27 @@ def _ends(who: str) -> tuple[str, ...]:
     return (f"{name} is cut off", f"{name}: its lease ends", f"{name}: its record has been gone")
 
 
+OUTAGE = ("ZooKeeper is gone", "db-clinic has the grants", "db-clinic has the grants", "db-clinic: its lease ends")
+"""From there db-clinic writes by grants, and Toronto acknowledges without a lease."""
+NAMED = ("montreal is named", "montreal reads")
+LEFT_OUT = (*_ends("toronto"), *NAMED, "db-clinic looks", "former ackers are settled")
+"""Toronto acts on an older record than all others, and no failover asks for its word any more."""
+SILENT = (
+    "nobody is confirmed",
+    "the grants end",
+    "db-clinic fences",
+    "no grant binds",
+    "db-clinic: its record has been",
+)
+"""Then nothing is heard of db-clinic any more."""
 LATER = Nanos(NOW + 1)
 MUTATIONS: Mapping[str, Mutation] = {
     "a silent holder's lease has ended only after the margin": Mutation(
         Rules(margin_ms=0.0), "3", healthy(writes=0, failovers=1)),
     "a holder's own clock ends its lease": Mutation(
         Rules(lease_valid=lambda _: True), "3", healthy(writes=0)),
-    "whoever comes back closes before it renews a lease that ended": Mutation(
-        Rules(closes_before_renewing=False), "3", healthy(writes=0)),
+    "a lease whose record was away counts only after a look for a later plan": Mutation(
+        Rules(counts_at_once=True), "3", healthy(writes=0)),
     "what closed because its lease ended opens by itself only while no plan runs": Mutation(
         Rules(resumes_while_a_plan_runs=True, looks_for_a_newer_plan=False), "3", healthy(writes=0)),
     "what was named and not opened yet is not opened while a later plan runs": Mutation(
@@ -114,7 +161,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         Rules(may_acknowledge=_whoever_is_there), "2", healthy(faults=2), (*_has_it("montreal"), *_ends("montreal"))),
     "only who holds a lease acknowledges": Mutation(
         _permitted(lease_until=LATER), "2", healthy(faults=2), (
-            *_ends("toronto"), "montreal is named", "montreal reads", "former ackers are settled", *_has_it("toronto"))),
+            *_ends("toronto"), *NAMED, "former ackers are settled", *_has_it("toronto"))),
     "only by a durability record of the epoch that is pulled": Mutation(
         Rules(may_acknowledge=_by_any_record), "1", healthy(faults=2), (
             *_ends("montreal"), "the watchdog of db-clinic crashes", *_ends("db-clinic")[1:])),
@@ -133,4 +180,28 @@ MUTATIONS: Mapping[str, Mutation] = {
             *_has_it("toronto"), "an operator asks", "controller 1: choose", "controller 1: fence db-clinic")),
     "a watchdog opens only what is not sealed, and was made ready for this epoch in this run": Mutation(
         Rules(why_not_open=_open_for_whom_it_names, looks_for_a_newer_plan=False), "3", healthy(writes=0, faults=1, failovers=1), ()),
+    "a seal is told only when no grant is relied on": Mutation(
+        Rules(seals_while_granted=True), "3", healthy(writes=0, faults=0, outages=1), OUTAGE),
+    "a primary needs the grants of all": Mutation(
+        Rules(granted_until=_one_is_enough), "3", healthy(writes=0, faults=0, outages=1)),
+    "who has sealed an epoch grants nothing": Mutation(
+        _grants(sealed_epoch=0), "3", healthy(writes=0, faults=0, outages=1), OUTAGE),
+    "a replicator that restarts knows that it granted": Mutation(
+        Rules(forgets_its_promise=True), "3", healthy(writes=0, outages=1), (
+            *OUTAGE, "replicator toronto crashes", "ZooKeeper is back", "replicator toronto starts",
+            "db-clinic: its record has been gone")),
+    "who acts on another durability record grants nothing": Mutation(
+        Rules(why_not_grant=_by_any_serial, may_acknowledge=_confirmed_by_any_serial), "2", healthy(outages=1),
+        (*LEFT_OUT, "montreal reads", "db-clinic looks", *OUTAGE, *_has_it("toronto"), "ZooKeeper is back", *SILENT)),
+    "who was named is settled only once the primary knows": Mutation(
+        Rules(see=_knows_every_record, check_repair=lambda *_: None), "2", healthy(outages=1), (
+            *_ends("toronto"), "montreal is named", "former ackers are settled", *OUTAGE, *_has_it("toronto"),
+            "ZooKeeper is back", *SILENT)),
+    "nobody is settled while somebody is confirmed": Mutation(
+        Rules(settles_while_confirmed=True), "2", healthy(outages=1), (
+            *OUTAGE, "ZooKeeper is back", "db-clinic: it reaches", "replicator montreal: it reaches",
+            "replicator toronto: its record has been gone", *LEFT_OUT[3:], *_has_it("toronto"), "the server of db-clinic crashes")),
+    "a confirmation counts from the mark in it": Mutation(
+        Rules(believes_late_requests=True), "2", healthy(faults=2), (
+            *_ends("toronto"), *NAMED, "former ackers are settled", "late, toronto hears", *_has_it("toronto"), "the server of db-clinic crashes")),
 }  # fmt: skip

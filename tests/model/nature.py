@@ -6,17 +6,34 @@ Faults cost one of `World.faults`; what heals, or only goes on, is free.
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
+from cluster.clock import Nanos
 from cluster.errors import OscarHaError
-from cluster.records import Role
+from cluster.records import GrantRequest, Role
+from healthcheck.granted import Held, request_of, why_not_ask
 from healthcheck.roles import Signal, advance
-from replicator.permission import Standing
+from replicator.granting import confirmed_by
+from replicator.permission import Confirmed, Standing
 from tests.model import leading
 from tests.model.leading import Move
 from tests.model.receiving import applied, broken, closed, opened, records_read, with_node, with_replicator
 from tests.model.rules import Rules
-from tests.model.seeing import NOW, acker_standing, primary_number, pulled_epoch, sites_of
+from tests.model.seeing import (
+    MARK,
+    NOW,
+    TIMING,
+    acker_standing,
+    granted_until,
+    has_right,
+    primary_number,
+    pulled_epoch,
+    sites_asked,
+    sites_of,
+)
 from tests.model.state import NODES, Lease, Node, Replicator, World, is_prefix, position
+
+Holder = TypeVar("Holder", Node, Replicator)
 
 
 def commits(world: World, _: Rules) -> Iterator[Move]:
@@ -74,7 +91,7 @@ def applies(world: World, _: Rules) -> Iterator[Move]:
 def replicators_read(world: World, _: Rules) -> Iterator[Move]:
     """A replicator reads the records of epoch and durability."""
     for number, one in enumerate(world.replicators):
-        if not one.up or one.lease is not Lease.HELD or (read := records_read(world, number)) == one:
+        if not one.up or not world.reaches(one) or (read := records_read(world, number)) == one:
             continue
         if 0 < one.epoch < read.epoch and one.durability != read.durability:
             half = replace(one, durability=read.durability)
@@ -92,7 +109,7 @@ def watchdogs_read(world: World, rules: Rules) -> Iterator[Move]:
     """A watchdog reads the record of the epoch: it closes, opens for the first time, or only knows."""
     record = world.newest
     for number, node in enumerate(world.nodes):
-        if not node.watched or node.lease is not Lease.HELD:
+        if not node.watched or not world.reaches(node):
             continue
         known = _epoch_read(world, rules, number)
         first = known.memory.promoted_epoch == record.epoch != known.memory.opened_epoch
@@ -119,7 +136,7 @@ def _epoch_read(world: World, rules: Rules, number: int) -> Node:
 def resumes(world: World, rules: Rules) -> Iterator[Move]:
     """A watchdog that closed only because its lease ended opens again, if no plan runs and the record is the same."""
     for number, node in enumerate(world.nodes):
-        if not node.watched or not node.resumable or node.lease is not Lease.HELD:
+        if not node.watched or not node.resumable or not world.reaches(node):
             continue
         known = _epoch_read(world, rules, number)
         free = world.plan is None or rules.resumes_while_a_plan_runs
@@ -137,8 +154,93 @@ def resumes(world: World, rules: Rules) -> Iterator[Move]:
 def closes(world: World, rules: Rules) -> Iterator[Move]:
     """A watchdog closes its primary when the lease has ended by its own clock."""
     for number, node in enumerate(world.nodes):
-        if node.watched and node.role is Role.PRIMARY and not rules.lease_valid(node):
+        if node.watched and node.role is Role.PRIMARY and not has_right(world, number, rules):
             yield f"{NODES[number]} fences itself: its lease ended", with_node(world, number, closed(node))
+
+
+# -- without ZooKeeper -----------------------------------------------------------------------------------------------
+
+
+def counts(world: World, rules: Rules) -> Iterator[Move]:
+    """A primary whose lease came back looks whether anything else happened; one that has it reads who acknowledges."""
+    for number, node in enumerate(world.nodes):
+        if not node.watched or node.role is not Role.PRIMARY or not world.reaches(node):
+            continue
+        known = _epoch_read(world, rules, number)
+        if known.role is not Role.PRIMARY or (world.plan is not None and world.plan.epoch > known.epoch):
+            continue
+        known = replace(known, counted=True)
+        if world.granting and known.durability != world.durability:
+            known = replace(known, durability=world.durability, grants=frozenset())
+        if known != node:
+            yield f"{NODES[number]} looks: its lease counts, it knows who acknowledges", with_node(world, number, known)
+
+
+def asks(world: World, rules: Rules) -> Iterator[Move]:
+    """A primary that sees no ZooKeeper asks every replicator for a grant, and tells it whether it has those of all."""
+    for number, node in enumerate(world.nodes):
+        sees = node.lease is Lease.HELD and node.counted
+        if not node.watched or node.role is not Role.PRIMARY or sees:
+            continue
+        record, durability, epoch = world.epochs[node.epoch - 1], node.durability, node.memory.opened_epoch
+        if durability is None or epoch is None or why_not_ask(record, durability, epoch) is not None:
+            continue
+        until, after, said = granted_until(world, number, rules), world, list[str]()
+        for site in sites_asked(world, number):
+            held = Held(asked=NOW, mark=MARK) if site in node.grants else None
+            one = _granted(world, rules, site, request_of(epoch, durability.serial, held, until, NOW))
+            if one is not None:
+                after = with_replicator(after, sites_of(world).index(site), one)
+                said.append(f"{site}, confirmed by record {durability.serial}" if one.confirmed else site)
+        grants = node.grants | {one.split(",")[0] for one in said}
+        if (after := with_node(after, number, replace(node, grants=grants))) != world:
+            yield f"{NODES[number]} has the grants of {' and '.join(said)}", after
+
+
+def _granted(world: World, rules: Rules, site: str, asked: GrantRequest) -> Replicator | None:
+    """Return a replicator after it has granted what was asked, None when it refuses."""
+    at = sites_of(world).index(site)
+    one = world.replicators[at]
+    if not one.up or one.epoch != asked.epoch:
+        return None
+    if rules.why_not_grant(acker_standing(world, at, rules, asked.epoch), asked, NOW, TIMING) is not None:
+        return None
+    return replace(one, promised=True, confirmed=confirmed_by(asked, MARK.run, NOW, TIMING))
+
+
+def grants_end(world: World, _: Rules) -> Iterator[Move]:
+    """Time passes: first nobody is confirmed any more, then no grant is relied on, then no promise binds."""
+    ones = world.replicators
+    if any(one.confirmed for one in ones):
+        yield (
+            "nobody is confirmed any more",
+            replace(world, replicators=tuple(replace(one, confirmed=None) for one in ones)),
+        )
+    elif any(node.grants for node in world.nodes):
+        nodes = tuple(replace(node, grants=frozenset()) for node in world.nodes)
+        yield "the grants end", replace(world, nodes=nodes)
+    elif any(one.promised for one in ones):
+        yield "no grant binds anybody", replace(world, replicators=tuple(replace(one, promised=False) for one in ones))
+
+
+def late_requests(world: World, rules: Rules) -> Iterator[Move]:
+    """What a primary said long ago arrives. It confirms nothing: the mark in it is old (`confirmed_by`)."""
+    if not rules.believes_late_requests:
+        return
+    for number, one in enumerate(world.replicators):
+        record = one.durability
+        if (
+            one.up
+            and one.confirmed is None
+            and record is not None
+            and one.sealed < record.epoch
+            and not one.lease.valid
+        ):
+            word = Confirmed(epoch=record.epoch, serial=record.serial, until=Nanos(NOW + 1))
+            yield (
+                f"late, {sites_of(world)[number]} hears that it is confirmed",
+                with_replicator(world, number, replace(one, confirmed=word)),
+            )
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------
@@ -150,21 +252,23 @@ ENDS: dict[Lease, tuple[tuple[Lease, str], ...]] = {
 }
 
 
-def leases(world: World, rules: Rules) -> Iterator[Move]:
+def leases(world: World, _: Rules) -> Iterator[Move]:
     """Time passes for those who are cut off; whoever lives may reach ZooKeeper again."""
     for number, node in enumerate(world.nodes):
-        overdue = node.role is Role.PRIMARY and not rules.lease_valid(node) and rules.closes_before_renewing
-        for lease, story in _next(node, node.watched and not overdue):
-            yield f"{NODES[number]}: {story}", with_node(world, number, replace(node, lease=lease))
+        for lease, story in _next(world, node, node.watched):
+            counted = node.counted and (lease is not Lease.HELD or node.lease.recorded or node.role is not Role.PRIMARY)
+            yield f"{NODES[number]}: {story}", with_node(world, number, replace(node, lease=lease, counted=counted))
     for number, one in enumerate(world.replicators):
-        for lease, story in _next(one, one.up):
+        for lease, story in _next(world, one, one.up):
             yield (
                 f"replicator {sites_of(world)[number]}: {story}",
                 with_replicator(world, number, replace(one, lease=lease)),
             )
 
 
-def _next(holder: Node | Replicator, alive: bool) -> tuple[tuple[Lease, str], ...]:
+def _next(world: World, holder: Node | Replicator, alive: bool) -> tuple[tuple[Lease, str], ...]:
+    if world.gone:  # nobody removes a record
+        return tuple(end for end in ENDS.get(holder.lease, ()) if end[0] is Lease.LAPSED)
     back = ((Lease.HELD, "it reaches ZooKeeper again"),) if alive and holder.lease is not Lease.HELD else ()
     return (*ENDS.get(holder.lease, ()), *back)
 
@@ -172,7 +276,7 @@ def _next(holder: Node | Replicator, alive: bool) -> tuple[tuple[Lease, str], ..
 # -- faults ----------------------------------------------------------------------------------------------------------
 
 
-def faults(world: World, _: Rules) -> Iterator[Move]:
+def faults(world: World, rules: Rules) -> Iterator[Move]:
     """One thing breaks."""
     if not world.faults:
         return
@@ -186,7 +290,8 @@ def faults(world: World, _: Rules) -> Iterator[Move]:
                 with_node(left, number, replace(node, lease=Lease.CUT, watched=False)),
             )
         if node.up:
-            dead = replace(node, up=False, open=False, role=advance(node.role, Signal.NEW_SERVER))
+            dead = replace(node, up=False, open=False, role=advance(node.role, Signal.NEW_SERVER), durability=None,
+                           grants=frozenset())  # fmt: skip
             yield f"the server of {name} crashes", with_node(left, number, dead)
     for number, one in enumerate(world.replicators):
         site = sites_of(world)[number]
@@ -197,7 +302,8 @@ def faults(world: World, _: Rules) -> Iterator[Move]:
             )
         if one.up:
             lease = Lease.CUT if one.lease is Lease.HELD else one.lease
-            dead_one = replace(one, up=False, lease=lease, epoch=0, durability=None)
+            dead_one = replace(one, up=False, lease=lease, epoch=0, durability=None, confirmed=None,
+                               promised=one.promised and not rules.forgets_its_promise)  # fmt: skip
             yield f"replicator {site} crashes", with_replicator(left, number, dead_one)
     yield f"controller {world.leader} dies, another leads", replace(left, leader=world.leader + 1)
 
@@ -212,10 +318,10 @@ def restarts(world: World, rules: Rules) -> Iterator[Move]:
                     f"the server of {NODES[number]} starts, fenced, at {position(log) or 'nothing'}",
                     with_node(world, number, born),
                 )
-        if not node.watched:
+        if not node.watched and not world.gone:
             yield f"the watchdog of {NODES[number]} starts", with_node(world, number, _met(world, rules, number))
     for number, one in enumerate(world.replicators):
-        if not one.up:
+        if not one.up and not world.gone:
             started = replace(one, up=True, lease=Lease.HELD)
             yield f"replicator {sites_of(world)[number]} starts", with_replicator(world, number, started)
 
@@ -236,7 +342,7 @@ def _met(world: World, rules: Rules, number: int) -> Node:
     """Return the node after its watchdog has restarted and looked at the server (`Watchdog._meet`)."""
     follows = world.nodes[number].role is Role.STANDBY
     node = replace(world.nodes[number], watched=True, lease=Lease.HELD, epoch=world.newest.epoch,
-                   commanded=world.newest.epoch, role=Role.FENCED)  # fmt: skip
+                   commanded=world.newest.epoch, role=Role.FENCED, durability=None, grants=frozenset())  # fmt: skip
     if not node.up:
         return node
     if follows and not node.open:
@@ -247,6 +353,25 @@ def _met(world: World, rules: Rules, number: int) -> Node:
             return after.nodes[number]
     known = _epoch_read(seen, rules, number)
     return closed(known)
+
+
+def outages(world: World, _: Rules) -> Iterator[Move]:
+    """ZooKeeper is gone for everybody, and comes back. Who only follows returns at once."""
+    if world.gone:
+        yield "ZooKeeper is back", replace(world, gone=False)
+        return
+    if world.outages:
+        nodes = tuple(_cut(node, Lease.CUT) if node.role is Role.PRIMARY else node for node in world.nodes)
+        # What they do until their leases have ended they do before it is gone as well.
+        replicators = tuple(_cut(one, Lease.LAPSED) for one in world.replicators)
+        yield (
+            "ZooKeeper is gone",
+            replace(world, gone=True, outages=world.outages - 1, nodes=nodes, replicators=replicators),
+        )
+
+
+def _cut(holder: Holder, lease: Lease) -> Holder:
+    return replace(holder, lease=lease) if holder.lease is Lease.HELD else holder
 
 
 ACTIONS = (
@@ -261,8 +386,13 @@ ACTIONS = (
     watchdogs_read,
     resumes,
     closes,
+    counts,
+    asks,
+    grants_end,
+    late_requests,
     leases,
     restarts,
     faults,
+    outages,
 )
 """Everything that can happen, as a table."""

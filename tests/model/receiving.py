@@ -16,7 +16,7 @@ from healthcheck.roles import Signal, advance, allows
 from replicator.follow import past_epochs
 from tests.model.rules import Rules
 from tests.model.seeing import sites_of
-from tests.model.state import NODES, Lease, Node, Replicator, World, is_prefix, length, position
+from tests.model.state import NODES, Node, Replicator, World, is_prefix, length, position
 
 
 def with_node(world: World, number: int, node: Node) -> World:
@@ -48,7 +48,7 @@ def reachable(world: World, name: str) -> tuple[int, Node]:
 
 def closed(node: Node) -> Node:
     """Return the node after its watchdog has closed the database; unacknowledged commits stay in its log."""
-    return replace(node, open=False, role=advance(node.role, Signal.FENCE))
+    return replace(node, open=False, role=advance(node.role, Signal.FENCE), durability=None, grants=frozenset())
 
 
 def fence(world: World, rules: Rules, name: str, epoch: int) -> World:
@@ -82,7 +82,7 @@ def admit(world: World, rules: Rules, name: str, epoch: int) -> World:
     """Open the database as the primary of `epoch`, if ZooKeeper says so now."""
     number, node = reachable(world, name)
     record = world.newest
-    if node.lease is not Lease.HELD:
+    if not world.reaches(node):
         raise Unreachable("ZooKeeper is not connected")
     if record.epoch < epoch:
         raise Conflict(f"epoch {epoch} is not recorded yet")
@@ -103,7 +103,8 @@ def opened(world: World, rules: Rules, number: int) -> Node:
     memory = replace(node.memory, opened_epoch=record.epoch)
     if world.plan is not None and world.plan.epoch > record.epoch and rules.looks_for_a_newer_plan:
         return replace(node, memory=memory)  # refused after its lease was taken
-    return replace(node, memory=memory, open=True, role=advance(node.role, Signal.OPEN))
+    return replace(node, memory=memory, open=True, role=advance(node.role, Signal.OPEN), counted=True,
+                   durability=world.durability)  # fmt: skip
 
 
 def follow(world: World, rules: Rules, name: str, epoch: int) -> World:
@@ -111,7 +112,7 @@ def follow(world: World, rules: Rules, name: str, epoch: int) -> World:
     number, node = reachable(world, name)
     if epoch < node.commanded:
         raise FencedOut(f"epoch {epoch} is older than {node.commanded}")
-    if node.epoch < epoch and node.lease is Lease.HELD:
+    if node.epoch < epoch and world.reaches(node):
         node = replace(node, epoch=world.newest.epoch, commanded=max(node.commanded, world.newest.epoch))
     record = world.epochs[node.epoch - 1]
     names_us = record.primary == name
@@ -183,7 +184,7 @@ def seal(world: World, rules: Rules, step: Seal) -> tuple[World, tuple[Sealed, .
         if site not in step.sites or not one.up:
             continue
         if one.epoch < step.epoch:
-            if one.lease is not Lease.HELD:
+            if not world.reaches(one):
                 continue
             one = records_read(world, number)
         until = step.until
@@ -191,6 +192,8 @@ def seal(world: World, rules: Rules, step: Seal) -> tuple[World, tuple[Sealed, .
             continue
         one = replace(one, sealed=rules.seal(one, step.epoch))
         world = with_replicator(world, number, one)
+        if one.promised and not rules.seals_while_granted:
+            continue  # sealed, and told when the grant has ended
         told.append(Sealed(site=site, durable=position(one.log), how="sealed"))
     return world, tuple(told)
 

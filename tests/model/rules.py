@@ -10,8 +10,8 @@ from controller.advance import failed, next_step, progress
 from controller.decide import decide
 from controller.invariants import check_repair, check_step
 from controller.model import View
-from healthcheck import judge
-from replicator import permission
+from healthcheck import granted, judge
+from replicator import granting, permission
 from tests.model.state import Node, Replicator, Request, World
 
 Rule = Callable[..., Any]
@@ -66,6 +66,17 @@ class Rules:
     generation: Callable[[Node], str] = field(default=lambda node: str(node.generation))
     """What a watchdog reports as the run of its server process."""
     lease_valid: Callable[[Node | Replicator], bool] = field(default=lambda holder: holder.lease.valid)
-    closes_before_renewing: bool = True
+    why_not_grant: Rule = granting.why_not_grant
+    granted_until: Rule = granted.granted_until
+    counts_at_once: bool = False
+    """A lease counts though its record was away and nobody has looked for a plan since."""
+    seals_while_granted: bool = False
+    """A seal is told though somebody relies on a grant."""
+    forgets_its_promise: bool = False
+    """A replicator that crashed does not know that it ever granted."""
+    settles_while_confirmed: bool = False
+    """A primary tells its position as fresh though somebody acknowledges by its direct word."""
+    believes_late_requests: bool = False
+    """A confirmation counts from when it arrives, however old it is."""
     looks_for_a_newer_plan: bool = True
     resumes_while_a_plan_runs: bool = False

@@ -8,19 +8,30 @@ from tests.model.state import NODES, Lease, Node, Replicator, World, lineage_ent
 
 
 def healthy(
-    *, replicators: int = 2, writes: int = 1, faults: int = 1, switchovers: int = 0, failovers: int = 0
+    *,
+    replicators: int = 2,
+    writes: int = 1,
+    faults: int = 1,
+    switchovers: int = 0,
+    failovers: int = 0,
+    outages: int = 0,
 ) -> World:
     """Return db-clinic as the primary of epoch 1, acknowledged by toronto; nothing is written yet."""
     first = lineage_entry(1, 1, "")
     record = EpochRecord(epoch=1, primary=NODES[0], server_id=1, file="binlog.000001", position="", since="", proof="",
                          lineage=(first,))  # fmt: skip
     durability = DurabilityRecord(epoch=1, mode=Durability.SYNC, ackers=("toronto",), since="", serial=1)
-    primary = Node(role=Role.PRIMARY, open=True, memory=Memory(generation="1", opened_epoch=1, promoted_epoch=1))
+    primary = Node(
+        role=Role.PRIMARY,
+        open=True,
+        durability=durability,
+        memory=Memory(generation="1", opened_epoch=1, promoted_epoch=1),
+    )
     return World(
         nodes=(primary, Node(), Node()),
         replicators=tuple(Replicator(durability=durability) for _ in range(replicators)),
         epochs=(record,), durability=durability, writes=writes, faults=faults, switchovers=switchovers,
-        failovers=failovers,
+        failovers=failovers, outages=outages, granting=outages > 0,
     )  # fmt: skip
 
 
@@ -38,7 +49,7 @@ def second_epoch(*, writes: int = 0, faults: int = 2) -> World:
         begun, epochs=(*begun.epochs, record), durability=durability, acked=(11,),
         nodes=(
             Node(log=(11,), role=Role.FENCED, up=False, watched=False, lease=Lease.ENDED),
-            Node(log=(11,), role=Role.PRIMARY, open=True, memory=opened, epoch=2, commanded=2),
+            Node(log=(11,), role=Role.PRIMARY, open=True, memory=opened, epoch=2, commanded=2, durability=durability),
             Node(epoch=2, commanded=2),
         ),
         replicators=(

@@ -3,9 +3,12 @@
 from functools import cache
 
 from cluster.clock import Nanos
-from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Role
+from cluster.lease import held_until
+from cluster.records import Database, DurabilityRecord, EpochRecord, Mark, NodeReport, ReplicatorReport, Role
+from cluster.settings import Timing
 from controller.ackers import HOLD_MS
 from controller.model import NodeFacts, Policy, ReplicatorFacts, View
+from healthcheck.granted import Held, sites_to_ask
 from healthcheck.judge import Standing as NodeStanding
 from replicator.follow import epoch_to_pull
 from replicator.permission import Standing
@@ -15,6 +18,8 @@ from tests.model.state import NODES, SITES, Lease, Node, Replicator, World, leng
 LONG_MS = 1e6
 """Longer than every deadline."""
 NOW = Nanos(1_000)
+TIMING = Timing()
+MARK = Mark(run="a", at=NOW)
 
 
 def absent_ms(lease: Lease) -> float | None:
@@ -23,7 +28,7 @@ def absent_ms(lease: Lease) -> float | None:
 
 
 @cache
-def node_facts(number: int, node: Node, generation: str) -> NodeFacts:
+def node_facts(number: int, node: Node, generation: str, serial: int | None) -> NodeFacts:
     """Return what a controller knows of a node. A dead watchdog's last report stands while its session does."""
     report = NodeReport(
         node=NODES[number], site=SITES[number], server_id=number + 1, role=node.role,
@@ -31,6 +36,7 @@ def node_facts(number: int, node: Node, generation: str) -> NodeFacts:
         read_only=not node.open, position=position(node.log), lag_ms=1.0,
         lease_epoch=node.memory.opened_epoch if node.role is Role.PRIMARY else None, resumable=node.resumable,
         generation=generation, server_version="10.11.19", replicating=node.role is Role.STANDBY, why="", url="",
+        serial=serial,
     )  # fmt: skip
     seen = report if node.lease.recorded else None
     return NodeFacts(name=NODES[number], site=SITES[number], server_id=number + 1, report=seen,
@@ -72,7 +78,10 @@ def view_of(world: World, rules: Rules) -> View:
         View(
             policy=Policy(sites=SITES, initial_primary=NODES[0], lease_margin_ms=rules.margin_ms, watchdog_grace_ms=5_000.0,
                           automatic_max=1_000),
-            nodes=tuple(node_facts(number, node, rules.generation(node)) for number, node in enumerate(world.nodes)),
+            nodes=tuple(
+                node_facts(number, node, rules.generation(node), _known_serial(world, node))
+                for number, node in enumerate(world.nodes)
+            ),
             replicators=tuple(
                 replicator_facts(site, one, world.newest, source_up)
                 for site, one in zip(sites_of(world), world.replicators, strict=True)
@@ -82,6 +91,12 @@ def view_of(world: World, rules: Rules) -> View:
             durability_age_ms=HOLD_MS + 1.0,
         )
     )  # fmt: skip
+
+
+def _known_serial(world: World, node: Node) -> int | None:
+    """Return the durability record that a primary knows; the newest, where that decides nothing."""
+    known = node.durability if world.granting else world.durability
+    return None if known is None else known.serial
 
 
 def pulled_epoch(world: World, one: Replicator) -> int | None:
@@ -94,11 +109,34 @@ def acker_standing(world: World, number: int, rules: Rules, epoch: int) -> Stand
     one = world.replicators[number]
     primary = world.epochs[epoch - 1].primary
     durability: DurabilityRecord | None = one.durability
+    held = held_until(NOW, TIMING) if one.lease is Lease.HELD else Nanos(NOW + 1)
     return Standing(
         site=sites_of(world)[number], epoch=epoch, primary_site=SITES[NODES.index(primary)], durability=durability,
         sealed_epoch=one.sealed, whole=len(one.log) >= length(world.epochs[epoch - 1].position),
-        lease_until=Nanos(NOW + 1) if rules.lease_valid(one) else NOW,
+        lease_until=held if rules.lease_valid(one) else NOW, confirmed=one.confirmed,
     )  # fmt: skip
+
+
+def sites_asked(world: World, number: int) -> tuple[str, ...]:
+    """Return whose grants a node needs, by the record that it knows."""
+    record = world.nodes[number].durability
+    outside = (site for site in sites_of(world) if site != SITES[number])
+    return () if record is None else sites_to_ask(outside, record)
+
+
+def granted_until(world: World, number: int, rules: Rules) -> Nanos | None:
+    """Return until when a node may write by the grants that it has, None when one is missing."""
+    held = {site: Held(asked=NOW, mark=MARK) for site in world.nodes[number].grants}
+    until: Nanos | None = rules.granted_until(held, sites_asked(world, number), TIMING)
+    return until
+
+
+def has_right(world: World, number: int, rules: Rules) -> bool:
+    """Return whether a watchdog may keep open what it opened (`Right.valid`)."""
+    node = world.nodes[number]
+    if rules.lease_valid(node) and (node.counted or rules.counts_at_once):
+        return True
+    return granted_until(world, number, rules) is not None
 
 
 def serves_clinics(world: World, number: int, rules: Rules) -> bool:
@@ -106,7 +144,7 @@ def serves_clinics(world: World, number: int, rules: Rules) -> bool:
     node = world.nodes[number]
     standing = NodeStanding(
         node=NODES[number], role=node.role, database=Database.UP if node.up else Database.DOWN,
-        read_only=not node.open, lease_valid=rules.lease_valid(node), record=world.epochs[node.epoch - 1],
+        read_only=not node.open, lease_valid=has_right(world, number, rules), record=world.epochs[node.epoch - 1],
         memory=node.memory,
     )  # fmt: skip
     return node.watched and rules.why_not_primary(standing) is None

@@ -12,6 +12,7 @@ from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, Role
 from controller.model import PlanRecord
 from controller.plan import Step
 from healthcheck.judge import Memory
+from replicator.permission import Confirmed
 
 Log = tuple[int, ...]
 NOTHING_REMEMBERED = Memory()
@@ -57,6 +58,12 @@ class Node:
     """The newest epoch whose record the watchdog has read."""
     commanded: int = 1
     """The newest epoch it has heard of at all."""
+    counted: bool = True
+    """No record of its lease was missing since it last looked for a plan of a later epoch."""
+    durability: DurabilityRecord | None = None
+    """Who acknowledges, as far as an open primary has read it."""
+    grants: frozenset[str] = frozenset()
+    """Sites whose grants it relies on."""
 
     @property
     def resumable(self) -> bool:
@@ -76,6 +83,10 @@ class Replicator:
     epoch: int = 1
     """The newest epoch whose record it has read; 0 before the first."""
     durability: DurabilityRecord | None = None
+    promised: bool = False
+    """Somebody may rely on a grant of it."""
+    confirmed: Confirmed | None = None
+    """What a primary with all grants permits it to acknowledge without a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,17 @@ class World:
     switchovers: int = 0
     failovers: int = 0
     """What an operator may still ask for."""
+    outages: int = 0
+    """How often ZooKeeper may still be gone for everybody."""
+    gone: bool = False
+    """It is."""
+    granting: bool = False
+    """It could ever be: only then all replicators may be without it, and what a primary knows of the ackers matters."""
     broken: str = ""
+
+    def reaches(self, holder: Node | Replicator) -> bool:
+        """Return whether somebody's calls to ZooKeeper are answered."""
+        return holder.lease is Lease.HELD and not self.gone
 
     @property
     def newest(self) -> EpochRecord:

@@ -3,11 +3,16 @@
 import pytest
 
 from tests.model.checker import Explored, explore
-from tests.model.mutations import MUTATIONS, Mutation
+from tests.model.mutations import MUTATIONS, OUTAGE, Mutation
 from tests.model.rules import Rules
 from tests.model.scopes import healthy, second_epoch
 
 LARGE_STATES_MIN = 100_000
+
+
+BACK = (*OUTAGE, "a client commits", "toronto has 0-1-1", "toronto acknowledges", "ZooKeeper is back",
+        "db-clinic: its record has been gone", "replicator montreal: it reaches")  # fmt: skip
+"""A commit was acknowledged while ZooKeeper was gone; now it is back for Montreal, and not yet for the other two."""
 
 
 def require_kept(name: str, found: Explored) -> None:
@@ -24,6 +29,15 @@ def test_a_switchover_and_a_failover_by_an_operator_keep_every_promise() -> None
     require_kept("operators", explore(healthy(writes=0, faults=0, switchovers=1, failovers=1), Rules()))
 
 
+def explore_outages() -> int:
+    """Explore what may happen while ZooKeeper is gone, and once it is back; return how many states that are."""
+    gone = explore(healthy(writes=0, faults=0, outages=1), Rules())
+    require_kept("ZooKeeper is gone and comes back", gone)
+    back = explore(healthy(faults=0, outages=1), Rules(), begins=BACK)
+    require_kept("ZooKeeper is back after a commit", back)
+    return gone.states + back.states
+
+
 @pytest.mark.model
 @pytest.mark.timeout(1800)
 def test_a_hundred_thousand_states_keep_every_promise() -> None:
@@ -32,7 +46,7 @@ def test_a_hundred_thousand_states_keep_every_promise() -> None:
         "a switchover, one fault": healthy(writes=0, switchovers=1),
         "after a failover, a commit, one fault": second_epoch(writes=1, faults=1),
     }
-    states = 0
+    states = explore_outages()
     for name, start in scopes.items():
         found = explore(start, Rules())
         require_kept(name, found)
