@@ -273,7 +273,7 @@ class Coordination:
     async def _take(self, path: str, data: bytes) -> None:
         """Make our record, replacing one that an earlier run of ours left behind."""
         full = self.path(path)
-        await self.ensure(path.rsplit("/", 1)[0])
+        await self.ensure(path.rpartition("/")[0])
         stat = await self._call(self.client.exists_async, full)
         request = self.client.transaction()
         if stat is not None:

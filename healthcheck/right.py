@@ -165,11 +165,12 @@ class Right:
                 if self._lender.writes_epoch == epoch:
                     await self.count(epoch)
                     log.info("lease.counts", epoch=epoch)
-                    self._refusals.is_over("ZooKeeper")
+                    self._refusals.is_over("lease")
             elif not self._watched:
                 await self.read_durability()
         except OscarHaError as error:
-            self._tell_refusal("ZooKeeper", str(error))
+            if self._refusals.is_news("lease", str(error)):
+                log.info("lease.not_looked_at", why=str(error))
 
     async def _ask_all(self) -> None:
         now, epoch = clock.now(), self._lender.writes_epoch

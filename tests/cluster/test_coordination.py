@@ -199,6 +199,16 @@ async def test_a_record_goes_away_with_its_process(zookeeper: ZooKeeperServer, z
         assert await watcher.get("nodes/a") is None
 
 
+@pytest.mark.parametrize("path", ["leader", "nodes/a"])
+async def test_a_record_is_never_seen_empty(path: str, zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
+    """Whoever read `leader` in the moment between found nothing in it, and called that a bad record."""
+    async with a_session(zookeeper, zookeeper_root) as coordination:
+        await coordination.publish(path, Note(text="here"))
+        folder = await asyncio.to_thread(coordination.client.exists, coordination.path(path.rpartition("/")[0]))
+
+        assert folder.cversion == 1, "the record was made, and nothing in its place before"
+
+
 async def test_a_withdrawn_record_is_gone_and_can_come_back(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:
     async with a_session(zookeeper, zookeeper_root) as coordination:
         await coordination.publish("nodes/a", Note(text="one"))

@@ -90,6 +90,7 @@ def test_grants_keep_a_primary_open_and_a_lease_that_came_back_counts_only_while
         eventually(lambda: not site.zookeeper.exists(site.path("nodes/one")), what="its record does not go")
         by_grants = watchdog.wait_for(role="primary", granted_by=["toronto"])
         served = watchdog.ask("/primary")[0], site.one.value("SELECT @@read_only")
+        metrics = watchdog.ask("/metrics")[1]
         with Proxy(proxy.target, port=proxy.port):
             eventually(lambda: site.zookeeper.exists(site.path("nodes/one")), what="its record is made anew")
             back = watchdog.wait_for(granted_by=["toronto"], role="primary")
@@ -99,6 +100,7 @@ def test_grants_keep_a_primary_open_and_a_lease_that_came_back_counts_only_while
             watchdog.wait_for(role="primary", granted_by=[])
 
     assert served == (200, 0)
+    assert 'oscar_ha_watchdog_without_zookeeper{node="one"} 1.0' in metrics
     assert (by_grants["serial"], by_grants["position_age_ms"], back["position_age_ms"]) == (1, None, None)
     assert toronto.asked[0].left_ms == 0.0, "the first request cannot say that it has all grants"
     assert toronto.asked[-1].left_ms > 0.0
