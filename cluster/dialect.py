@@ -39,6 +39,8 @@ class Replication:
     """What the source committed is applied so much later."""
     until: bool = False
     """It was started to stop at a position."""
+    stuck: str = ""
+    """What the applier has met in the data and ended at: a row that is there already, or is not there."""
     ca_file: str = ""
     """The authority its source's certificate must be of; empty when it takes plain text, or any certificate."""
 

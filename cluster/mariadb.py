@@ -207,6 +207,7 @@ class MariaDbSession:
             applying=status["Slave_SQL_Running"] == "Yes",
             complete=complete == "ON",
             error=str(status["Last_SQL_Error"] or status["Last_IO_Error"] or ""),
+            stuck=str(status["Last_SQL_Error"]) if int(status["Last_SQL_Errno"]) in _MET_IN_THE_DATA else "",
             behind_seconds=None if behind is None else float(behind),
             delay_seconds=int(status["SQL_Delay"] or 0),
             until=status["Until_Condition"] == "Gtid",
@@ -554,6 +555,8 @@ _REQUIRED_WHEN_OPEN = (
     _Requirement("rpl_semi_sync_master_enabled", "ON", "commits are not acknowledged"),
 )
 """What `promote` sets; a server that starts has the last one off."""
+_MET_IN_THE_DATA = frozenset({1032, 1062})
+"""Can't find record, Duplicate entry: the copy is not what the primary's was at this place (decision 0061)."""
 _WAITS_FOR_COMMITS = frozenset({"binlog_checksum"})
 """It begins a new binlog file, which would wait behind commits that nobody acknowledges, one more session each time."""
 

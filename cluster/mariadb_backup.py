@@ -25,8 +25,12 @@ INFO_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
 LOCK_WAIT_SECONDS_MAX = 60
 SQL_SECONDS_MAX = 30
 PRINT_SECONDS_MAX = 10
+PRIVATE_LOG = "log.err"
+"""Where a private server writes; it would add such an ending to a name without one."""
 PREPARED = re.compile(r"Found \d+ prepared transactions!")
 """What a server says that does not start because of them."""
+REFUSES_ITS_TAIL = re.compile(r"Cannot truncate the binary log")
+"""What a server says that does not start because it cannot take back its unacknowledged tail (decision 0010)."""
 OPTION_GROUPS = ("mysqld", "server", "mariadb", "mariadbd", "mysqld-10.11", "mariadb-10.11", "mariadbd-10.11")
 INSIDE = frozenset((
     "log_bin", "log_bin_index", "relay_log", "relay_log_index", "relay_log_info_file", "master_info_file",
@@ -61,7 +65,7 @@ def private_command(option_file: Path, directory: Path, rooms: Path) -> tuple[st
     """
     return (
         "mariadbd", f"--defaults-file={option_file}", f"--datadir={directory}", f"--socket={rooms / 'socket'}",
-        f"--pid-file={rooms / 'pid'}", f"--log-error={rooms / 'log'}", "--skip-networking", "--skip-slave-start",
+        f"--pid-file={rooms / 'pid'}", f"--log-error={rooms / PRIVATE_LOG}", "--skip-networking", "--skip-slave-start",
         "--event-scheduler=OFF", "--read-only=ON", f"--tmpdir={rooms}",
     )  # fmt: skip
 
@@ -72,6 +76,11 @@ def rollback_command(option_file: Path, directory: Path, rooms: Path) -> tuple[s
     A standby that applies in parallel has such ones at any moment (decision 0036). It ends by itself, never with 0.
     """
     return (*private_command(option_file, directory, rooms), "--tc-heuristic-recover=ROLLBACK")
+
+
+def keep_tail_command(option_file: Path, directory: Path, rooms: Path) -> tuple[str, ...]:
+    """Return what starts a crashed server privately and keeps, and commits, what nobody acknowledged (decision 0010)."""
+    return (*private_command(option_file, directory, rooms), "--init-rpl-role=MASTER")
 
 
 def defaults_text(user: str, password: str, socket: Path, data_directory: Path) -> str:

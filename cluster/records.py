@@ -192,6 +192,16 @@ class RescueReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestartReport:
+    """The start of a crashed server by its watchdog: the one that runs, or the last."""
+
+    id: str
+    runs: bool
+    why: str = ""
+    """Why the server is not up; empty when it is, or while it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
     """What a watchdog saw of its database, and what it does about it."""
 
@@ -233,6 +243,11 @@ class NodeReport:
     """The durability record that it knows, and would name if it asked for grants."""
     granted_by: tuple[str, ...] = ()
     """Sites by whose grants it writes, because ZooKeeper is gone."""
+    stuck: str = ""
+    """What its applier meets in the data at the same place again and again: no waiting mends it."""
+    crashed: bool = False
+    """The server is down, and its binlog says that it did not end in order."""
+    restart: RestartReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

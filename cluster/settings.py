@@ -224,6 +224,8 @@ class RejoinRules:
     attempts_max: int = Field(default=3, ge=1, le=10_000)
     """So many attempts on one node, each within the time below of the one before; the next one waits for a person."""
     within_hours: int = Field(default=24, ge=1, le=8_784)
+    restart_after_seconds: int = Field(default=300, ge=1, le=86_400)
+    """A crashed server that nobody has started for so long is started by its watchdog: systemd comes first."""
 
 
 @checked(config=_STRICT, kw_only=True)

@@ -5,6 +5,7 @@ Numbers are those of DESIGN.md section 6.
 
 from cluster.errors import Bug
 from cluster.position import Position
+from cluster.records import Database
 from controller import plan as steps
 from controller.ackers import acts_on, is_known_to_primary, outside
 from controller.choose import forbids_grants, incomplete, is_ours
@@ -66,6 +67,8 @@ def check_repair(view: View, repair: Repair) -> None:
             return
         case steps.Reseed():
             _check_reseed(view, repair)
+        case steps.Restart():
+            _check_restart(view, repair)
         case steps.NameAckers() | steps.SettleAckers():
             _check_ackers(view, repair)
 
@@ -83,6 +86,16 @@ def _check_reseed(view: View, repair: steps.Reseed) -> None:
     position = node.report.position
     _require(position is not None, "7: data is replaced of which nobody knows what it has")
     _require(is_ours(view, position or "") or is_rescued(node.report), f"7: {position} is not rescued")
+
+
+def _check_restart(view: View, repair: steps.Restart) -> None:
+    epoch, node = view.epoch, view.node(repair.node)
+    if epoch is None or node is None or node.report is None:
+        raise Bug("invariant 8: a server is started that nobody knows", hint="nothing was done; report this")
+    _require(repair.epoch == epoch.epoch, f"4: a start of epoch {repair.epoch}, the newest is {epoch.epoch}")
+    _require(repair.node != epoch.primary, "8: the primary's server is for a failover to judge")
+    crashed = node.report.crashed and node.report.database is Database.DOWN
+    _require(crashed, "8: a server is started that somebody means to be down")
 
 
 def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers) -> None:

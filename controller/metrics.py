@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from controller.decide import readiness, warnings
 from controller.model import HistoryRecord, View
-from controller.plan import NameAckers, NoteRejoin, Reseed, SettleAckers
+from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, SettleAckers
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -43,14 +43,14 @@ class Metrics(Collector):
         self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
         self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
 
-    def count_repair(self, repair: NameAckers | SettleAckers | Reseed | NoteRejoin) -> None:
+    def count_repair(self, repair: NameAckers | SettleAckers | Reseed | Restart | NoteRejoin) -> None:
         """Count one change of the durability record, or one thing done to a node that came back."""
         match repair:
             case NameAckers():
                 self._acker_changes.labels(self._cluster, "named").inc()
             case SettleAckers():
                 self._acker_changes.labels(self._cluster, "settled").inc()
-            case Reseed(node=node, event=event):
+            case Reseed(node=node, event=event) | Restart(node=node, event=event):
                 self._rejoins.labels(self._cluster, node, event.rung, "begun").inc()
             case NoteRejoin(node=node, event=event):
                 outcome = (event.outcome or "unknown").split(":")[0]

@@ -16,7 +16,7 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput
 from cluster.orders import Order
-from cluster.records import DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
 from cluster.settings import Node, Replicator, Settings
 from controller.model import (
     MS_PER_HOUR,
@@ -33,6 +33,7 @@ from controller.model import (
 
 FULL_REFRESH_MS = 2_000
 """All is marked stale this often, should a watch ever be lost."""
+MS_PER_SECOND = 1000
 Record = TypeVar("Record")
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ class Mirror:
         self._absent_since: dict[str, Nanos] = {}
         self._renewed_at: dict[str, Nanos] = {}
         self._idle_since: dict[str, Nanos] = {}
+        self._down_since: dict[str, Nanos] = {}
         self._automatic_seen: dict[int, Nanos] = {}
         self._automatic_known: int | None = None
         self.heard: dict[str, Heard] = {}
@@ -116,6 +118,7 @@ class Mirror:
                 rejoin_automatic=self.settings.rejoin.automatic,
                 rejoin_attempts_max=self.settings.rejoin.attempts_max,
                 rejoin_within_ms=self.settings.rejoin.within_hours * MS_PER_HOUR,
+                restart_after_ms=self.settings.rejoin.restart_after_seconds * MS_PER_SECOND,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(self._node(node, now) for node in self.settings.nodes),
@@ -138,6 +141,7 @@ class Mirror:
             order=self.get(Order, f"orders/{node.name}"),
             rejoin=self.get(RejoinRecord, rejoin),
             rejoin_age_ms=self._since_ms(self._renewed_at, rejoin, now) or 0.0,
+            down_ms=self._since_ms(self._down_since, f"nodes/{node.name}", now) or 0.0,
             missing_to_receive=node.missing_to_receive(),
             missing_to_give=node.missing_to_give(),
         )  # fmt: skip
@@ -199,6 +203,7 @@ class Mirror:
             self._records.pop(path, None)
             self._renewed_at.pop(path, None)
             self._idle_since.pop(path, None)
+            self._down_since.pop(path, None)
             self._absent_since.setdefault(path, clock.now())
             if self._kinds[path] is AutomaticRecord:
                 self._see_automatic(0)
@@ -209,6 +214,10 @@ class Mirror:
         self._absent_since.pop(path, None)
         if isinstance(found[0], ReplicatorReport):
             self.see(found[0])
+        if isinstance(found[0], NodeReport) and found[0].database is Database.DOWN:
+            self._down_since.setdefault(path, clock.now())
+        else:
+            self._down_since.pop(path, None)
         if isinstance(found[0], AutomaticRecord):
             self._see_automatic(found[0].failovers)
 

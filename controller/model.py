@@ -140,6 +140,8 @@ class NodeFacts:
     """What was done to it by itself; None: never anything."""
     rejoin_age_ms: float = 0.0
     """For how long we have seen that record as it is."""
+    down_ms: float = 0.0
+    """For how long its watchdog has been saying that the server is down, on our own clock."""
     missing_to_receive: tuple[str, ...] = ()
     """Settings without which it cannot be seeded."""
     missing_to_give: tuple[str, ...] = ()
@@ -194,6 +196,8 @@ class Policy:
     rejoin_attempts_max: int = 3
     """So many attempts on a node, each within `rejoin_within_ms` of the one before; the next one waits for a person."""
     rejoin_within_ms: float = 24.0 * MS_PER_HOUR
+    restart_after_ms: float = 5.0 * MS_PER_MINUTE
+    """A crashed server that nobody has started for so long is started by its watchdog."""
     acker_deadline_ms: float = 2_000.0
     """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 

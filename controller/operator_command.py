@@ -229,16 +229,21 @@ def rejoins(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         f"{node['node']}: {_RUNGS.get(step['rung'], step['rung'])}: {step['why']}"
         for node in nodes
-        if (step := node.get("rejoin")) and (node.get("role") in ("fenced", "failed") or _seeding_runs(node))
+        if (step := node.get("rejoin")) and (_is_closed(node) or node.get("stuck") or _seeding_runs(node))
     ]
 
 
 _RUNGS: Mapping[str, str] = {
     "follow": "is told to follow",
     "rescue": "what only it has is rescued first",
+    "restart": "its server is started by its watchdog",
     "reseed": "is built anew by itself",
     "hold": "waits",
 }
+
+
+def _is_closed(node: Mapping[str, Any]) -> bool:
+    return node.get("role") in ("fenced", "failed")
 
 
 def _seeding_runs(node: Mapping[str, Any]) -> bool:

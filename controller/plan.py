@@ -160,6 +160,15 @@ class Reseed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """Have the crashed server of a node started: what nobody acknowledged is taken back by that, or kept to be rescued."""
+
+    node: str
+    epoch: int
+    event: RejoinEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteRejoin:
     """Write how something ended that was done by itself to a node that came back. Changes nothing else."""
 
@@ -169,7 +178,7 @@ class NoteRejoin:
 
 
 Step = Choose | AcceptLeaseEnd | Fence | Seal | Level | Apply | Promote | Open | Admit | Repoint | Verify | Record
-Repair = Follow | NameAckers | SettleAckers | Reseed | NoteRejoin
+Repair = Follow | NameAckers | SettleAckers | Reseed | Restart | NoteRejoin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

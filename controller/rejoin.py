@@ -1,7 +1,7 @@
 """What a node that came back needs before it may be a standby again: the rungs, from the least to the most. Pure.
 
 Nothing is thrown away: no rung below RESCUE is reached before a rescue is complete. Silence is not death, and what is not
-known holds. A crash's own tail is cut before any of this, by the server's start itself (decision 0010).
+known holds. What a crash leaves unacknowledged is cut by the server's start itself (decision 0010).
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from enum import StrEnum
 
 from cluster.lineage import History
 from cluster.position import Position
-from cluster.records import Database, RescueReport, RescueState, Role, SeedReport
+from cluster.records import Database, RescueReport, RescueState, RestartReport, Role, SeedReport
+
+MS_PER_SECOND = 1000
+FOLLOWING = (Role.STANDBY, Role.JOINING)
 
 
 class Rung(StrEnum):
@@ -19,6 +22,8 @@ class Rung(StrEnum):
     """Its history is a beginning of the cluster's."""
     RESCUE = "rescue"
     """It has what the cluster has not, and that is not safe yet: its watchdog is at it."""
+    RESTART = "restart"
+    """Its server crashed and nobody has started it: the start cuts what nobody acknowledged, or it is kept and rescued."""
     RESEED = "reseed"
     """Its data is to be replaced by a copy."""
     HOLD = "hold"
@@ -42,6 +47,15 @@ class Facts:
     """What its position is to the cluster's history; None: not known."""
     rescue: RescueReport | None
     seeding: SeedReport | None
+    restart: RestartReport | None
+    stuck: str
+    """What its applier cannot pass; empty when there is no such thing."""
+    crashed: bool
+    """Its server is down and did not end in order."""
+    left_ms: float
+    """For how long yet whoever starts servers may start it."""
+    can_restart: str
+    """Why it cannot be started by its watchdog; empty when it can."""
     can_seed: str
     """Why it cannot be seeded now; empty when it can."""
     spent: str
@@ -66,11 +80,28 @@ def ladder(facts: Facts) -> Step:
     why = _holds(facts)
     if why:
         return Step(Rung.HOLD, why)
+    if facts.database is Database.DOWN:
+        return _restart(facts)
+    if facts.role in FOLLOWING:
+        return _replace(facts, f"its applier cannot go on ({facts.stuck})")
     if facts.history is History.EQUAL_OR_BEHIND:
         return Step(Rung.FOLLOW, "its history is a beginning of the cluster's")
     if not _safe(facts):
         return _rescue(facts.rescue)
     return _replace(facts, "what only it has is rescued")
+
+
+def _restart(facts: Facts) -> Step:
+    reason = "its server has crashed"
+    if not facts.automatic:
+        return Step(Rung.HOLD, f"{reason}, and [rejoin] automatic is false: start it")
+    if facts.left_ms > 0:
+        return Step(
+            Rung.HOLD, f"{reason}: it is started in {facts.left_ms / MS_PER_SECOND:.0f} s if nobody does before"
+        )
+    if facts.spent or facts.can_restart:
+        return Step(Rung.HOLD, f"{reason}, but {facts.spent or facts.can_restart}")
+    return Step(Rung.RESTART, f"{reason} and nobody has started it")
 
 
 def _replace(facts: Facts, reason: str) -> Step:
@@ -98,13 +129,19 @@ def _holds(facts: Facts) -> str:
         return "the primary is not certainly well: a failover comes first"
     if facts.seeding is not None and not facts.seeding.phase.over:
         return f"it is being seeded from {facts.seeding.donor}: {facts.seeding.phase.value}"
-    if facts.role not in (Role.FENCED, Role.FAILED):
+    if facts.restart is not None and facts.restart.runs:
+        return "its server is being started"
+    if facts.role is Role.PRIMARY or (facts.role in FOLLOWING and not facts.stuck):
         return f"it is {facts.role.value}: nothing is to be done"
     return _unclear(facts)
 
 
 def _unclear(facts: Facts) -> str:
     """Return what must be known or mended first of a node that is closed."""
+    if not facts.current:
+        return "its watchdog has not seen the newest epoch yet"
+    if facts.database is Database.DOWN and facts.crashed:
+        return ""
     if facts.database is not Database.UP:
         return f"its database is {facts.database.value}: nobody knows what it has"
     if facts.resumable:
@@ -113,8 +150,8 @@ def _unclear(facts: Facts) -> str:
         return "its position is not known"
     if facts.role is Role.FAILED:
         return "its server lacks what a node must have"
-    if not facts.current:
-        return "its watchdog has not seen the newest epoch yet"
+    if facts.role in FOLLOWING and facts.history is not History.EQUAL_OR_BEHIND:
+        return f"it follows with a history of its own, a person must look: {facts.stuck}"
     return ""
 
 

@@ -1,16 +1,16 @@
 """The ladder applied to what a controller sees: which node gets which rung, and the repairs that are due. Pure.
 
-One node is built anew at a time, only while the primary is certainly well, and each attempt is written before it is made: a
+One node is built anew or started at a time, only while the primary is certainly well, and each attempt is written before it is made: a
 controller that dies between two of them leaves its successor all that it must know.
 """
 
 from dataclasses import replace
 
 from cluster.errors import OscarHaError
-from cluster.records import Database, SeedPhase, SeedReport
+from cluster.records import Database, SeedPhase
 from controller.decide import Reach, history_of, is_current, judge_primary
-from controller.model import MS_PER_HOUR, MS_PER_MINUTE, NodeFacts, RejoinEvent, RejoinRecord, View
-from controller.plan import NoteRejoin, Reseed
+from controller.model import MS_PER_HOUR, MS_PER_MINUTE, NodeFacts, RejoinEvent, View
+from controller.plan import NoteRejoin, Reseed, Restart
 from controller.rejoin import Facts, Rung, Step, ladder
 from controller.seed import SeedPlan, plan_seeding
 
@@ -33,18 +33,19 @@ def rungs(view: View, *, plan_runs: bool) -> dict[str, Step]:
             for node in view.nodes if node.name != view.epoch.primary}  # fmt: skip
 
 
-def repairs(view: View, since: str, fresh_id: str) -> tuple[Reseed | NoteRejoin, ...]:
-    """Return what is to be done while no plan runs and the primary is well: ends to be noted, and at most one seeding."""
+def repairs(view: View, since: str, fresh_id: str) -> tuple[Reseed | Restart | NoteRejoin, ...]:
+    """Return what is to be done while no plan runs and the primary is well: ends to be noted, and at most one attempt."""
     if view.epoch is None:
         return ()
     epoch = view.epoch.epoch
     ended = tuple(NoteRejoin(node=node.name, epoch=epoch, event=event)
                   for node in view.nodes if (event := ended_event(node, since)) is not None)  # fmt: skip
     for node in view.nodes:
-        facts = facts_of(view, node, plan_runs=False)
-        step = ladder(facts)
-        if step.rung is Rung.RESEED and node.name not in {one.node for one in ended}:
-            return (*ended, _reseed(view, node, step, since, fresh_id))
+        step = ladder(facts_of(view, node, plan_runs=False))
+        if step.rung in (Rung.RESEED, Rung.RESTART) and node.name not in {one.node for one in ended}:
+            event = _next_event(view, node, step, since, fresh_id)
+            return (*ended, _reseed(view, node, event) if step.rung is Rung.RESEED
+                    else Restart(node=node.name, epoch=epoch, event=event))  # fmt: skip
     return ended
 
 
@@ -63,6 +64,11 @@ def facts_of(view: View, node: NodeFacts, *, plan_runs: bool) -> Facts:
         history=history_of(view, epoch, position or "") if known and epoch is not None else None,
         rescue=report.rescue if report else None,
         seeding=report.seeding if report else None,
+        restart=report.restart if report else None,
+        stuck=report.stuck if report else "",
+        crashed=report is not None and report.crashed,
+        left_ms=view.policy.restart_after_ms - node.down_ms,
+        can_restart=f"its settings lack {', '.join(node.missing_to_receive)}" if node.missing_to_receive else "",
         can_seed=why_not_seed(view, node),
         spent=why_not_again(view, node),
         automatic=view.policy.rejoin_automatic,
@@ -102,7 +108,9 @@ def is_being_seeded(node: NodeFacts) -> bool:
     if node.report is not None and node.report.seeding is not None and not node.report.seeding.phase.over:
         return True
     attempt = node.rejoin.last_attempt if node.rejoin else None
-    return attempt is not None and attempt.outcome is None and node.rejoin_age_ms < BEGUN_MS
+    if attempt is None or attempt.rung != Rung.RESEED.value:
+        return False
+    return attempt.outcome is None and node.rejoin_age_ms < BEGUN_MS
 
 
 def why_not_again(view: View, node: NodeFacts) -> str:
@@ -111,7 +119,7 @@ def why_not_again(view: View, node: NodeFacts) -> str:
     if last is None or node.rejoin_age_ms >= policy.rejoin_within_ms:
         return ""
     if last.outcome is None:
-        return f"its end is not known yet: a seeding from {last.donor} was ordered"
+        return f"the end of what was ordered is not known yet: {last.rung}"
     if last.attempt >= policy.rejoin_attempts_max:
         hours = policy.rejoin_within_ms / MS_PER_HOUR
         return (f"{last.attempt} attempts were made within {hours:.0f} hours each of the one before, the last {last.outcome}:"
@@ -139,23 +147,32 @@ def ended_event(node: NodeFacts, now: str) -> RejoinEvent | None:
     last = node.rejoin.last_attempt if node.rejoin else None
     if last is None or last.outcome is not None:
         return None
-    seeding = node.report.seeding if node.report else None
-    if seeding is not None and seeding.id == last.id:
-        return replace(last, ended=now, outcome=_outcome(seeding)) if seeding.phase.over else None
+    known, outcome = _seen(node, last)
+    if known:
+        return replace(last, ended=now, outcome=outcome) if outcome else None
     return replace(last, ended=now, outcome=NEVER_BEGAN) if node.rejoin_age_ms >= BEGUN_MS else None
 
 
-def _outcome(seeding: SeedReport) -> str:
-    return DONE if seeding.phase is SeedPhase.DONE else f"failed: {seeding.why}"
+def _seen(node: NodeFacts, event: RejoinEvent) -> tuple[bool, str]:
+    """Return whether the node knows of an attempt, and how it ended; empty while it runs."""
+    seeding, restart = (node.report.seeding, node.report.restart) if node.report else (None, None)
+    if seeding is not None and seeding.id == event.id:
+        well = seeding.phase is SeedPhase.DONE
+        return True, "" if not seeding.phase.over else DONE if well else f"failed: {seeding.why}"
+    if restart is not None and restart.id == event.id:
+        return True, "" if restart.runs else f"failed: {restart.why}" if restart.why else DONE
+    return False, ""
 
 
-def _reseed(view: View, node: NodeFacts, step: Step, since: str, fresh_id: str) -> Reseed:
-    plan = plan_seeding(view, node.name, requested=None, force=False)
-    record = node.rejoin or RejoinRecord()
-    last = record.last_attempt
-    soon = last is not None and node.rejoin_age_ms < view.policy.rejoin_within_ms
-    event = RejoinEvent(
-        id=fresh_id, rung=step.rung.value, why=step.why, epoch=plan.epoch, began=since, donor=plan.donor,
-        attempt=last.attempt + 1 if last is not None and soon else 1,
+def _next_event(view: View, node: NodeFacts, step: Step, since: str, fresh_id: str) -> RejoinEvent:
+    last = node.rejoin.last_attempt if node.rejoin else None
+    near = last is not None and node.rejoin_age_ms < view.policy.rejoin_within_ms
+    return RejoinEvent(
+        id=fresh_id, rung=step.rung.value, why=step.why, epoch=view.epoch.epoch if view.epoch else 0, began=since,
+        attempt=last.attempt + 1 if last is not None and near else 1,
     )  # fmt: skip
-    return Reseed(node=node.name, epoch=plan.epoch, donor=plan.donor, event=event)
+
+
+def _reseed(view: View, node: NodeFacts, event: RejoinEvent) -> Reseed:
+    plan = plan_seeding(view, node.name, requested=None, force=False)
+    return Reseed(node=node.name, epoch=plan.epoch, donor=plan.donor, event=replace(event, donor=plan.donor))

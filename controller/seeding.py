@@ -4,7 +4,6 @@ So a failover never waits for a repair, and a seeding outlives the controller th
 """
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -49,15 +48,10 @@ def describe(plan: SeedPlan) -> dict[str, Any]:
 async def hand_over(client: Client, settings: Settings, plan: SeedPlan, *, force: bool, keep: bool) -> dict[str, Any]:
     """Tell the watchdog of the node to begin; return what it said."""
     body = {"epoch": plan.epoch, "donor": plan.donor, "id": new_id(clock.utc_now()), "force": force, "keep": keep}
-    begun = await order(client, settings, plan.node, body)
-    return {**describe(plan), "dry_run": False, "seeding": asdict(begun)}
-
-
-async def order(client: Client, settings: Settings, node: str, body: Mapping[str, Any]) -> SeedReport:
-    """Send an order to seed to the watchdog of `node`; return the seeding that has begun."""
-    url = f"{settings.node(node).watchdog_url}/v1/reinitialize"
+    url = f"{settings.node(plan.node).watchdog_url}/v1/reinitialize"
     answer = await client.post(url, body, deadline_ms=HAND_OVER_DEADLINE_MS)
-    return records.decode(SeedReport, answer, where=f"the answer of {node}")
+    begun = records.decode(SeedReport, answer, where=f"the answer of {plan.node}")
+    return {**describe(plan), "dry_run": False, "seeding": asdict(begun)}
 
 
 def new_id(now: str) -> str:

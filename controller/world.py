@@ -5,7 +5,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from controller.model import (
     RejoinRecord,
     Sealed,
 )
-from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, SettleAckers, Step
+from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, Restart, SettleAckers, Step
 from controller.verify import verify
 
 VERIFY_DEADLINE_MS = 10_000
@@ -179,15 +179,24 @@ class World:
             case NoteRejoin(node=node, event=event):
                 await self._note_rejoin(node, event)
             case Reseed():
-                await self._reseed(repair)
+                body = {
+                    "epoch": repair.epoch,
+                    "donor": repair.donor,
+                    "id": repair.event.id,
+                    "force": False,
+                    "keep": False,
+                }
+                deadline_ms = float(seeding.HAND_OVER_DEADLINE_MS)
+                await self._attempt(repair, lambda: self._watchdog(repair.node, "reinitialize", body, deadline_ms))
+            case Restart(node=node, epoch=epoch, event=event):
+                order = {"epoch": epoch, "id": event.id}
+                await self._attempt(repair, lambda: self._watchdog(node, "restart", order, self._deadline))
 
-    async def _reseed(self, repair: Reseed) -> None:
+    async def _attempt(self, repair: Reseed | Restart, order: Callable[[], Awaitable[object]]) -> None:
         """Write that it is done, then have it done. What was refused has ended; what nobody answered may have begun."""
         await self._note_rejoin(repair.node, repair.event)
-        self._require_leading()
-        body = {"epoch": repair.epoch, "donor": repair.donor, "id": repair.event.id, "force": False, "keep": False}
         try:
-            await seeding.order(self._client, self.settings, repair.node, body)
+            await order()
         except Unreachable:
             raise
         except OscarHaError as error:

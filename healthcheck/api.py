@@ -60,6 +60,14 @@ class ReinitializeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestartRequest:
+    """Start the server, which crashed and which nobody has started."""
+
+    epoch: Epoch
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GiveRequest:
     """Give a copy of this node's data to who brings the token."""
 
@@ -143,13 +151,17 @@ def _add_commands(app: web.Application, watchdog: Watchdog) -> None:
         body = await _asked(request, ReinitializeRequest)
         return asdict(await watchdog.seeding.take(body.epoch, body.donor, body.id, force=body.force, keep=body.keep))
 
+    async def restart(request: web.Request) -> Mapping[str, Any]:
+        body = await _asked(request, RestartRequest)
+        return asdict(await watchdog.restarting.begin(body.epoch, body.id))
+
     async def give(request: web.Request) -> Mapping[str, Any]:
         body = await _asked(request, GiveRequest)
         return {"port": await watchdog.seeding.giving.give(body.epoch, body.receiver, body.token)}
 
     commands = {
         "fence": fence, "follow": follow, "drain": drain, "promote": promote, "open": open_,
-        "reinitialize": reinitialize, "give": give,
+        "reinitialize": reinitialize, "give": give, "restart": restart,
     }  # fmt: skip
     for verb, command in commands.items():
         app.router.add_post(f"/v1/{verb}", _answered(command))

@@ -209,7 +209,7 @@ def _prove(order: TakeOrder, rooms: Path, backup: str) -> str:
     rooms.chmod(0o711)  # the server may run under another account: it must get through, not look around
     owner = order.fresh.stat()
     os.chown(private, owner.st_uid, owner.st_gid)
-    log = private / "log"
+    log = private / mariadb_backup.PRIVATE_LOG
     command = mariadb_backup.private_command(order.option_file, order.fresh, private)
     with _started(command, rooms / "server") as server:
         if _begins(server, private / "socket"):
@@ -254,7 +254,9 @@ def _told(order: TakeOrder, private: Path, backup: str, server: "subprocess.Pope
         raise OscarHaError(f"the copy cannot be told its position: {error.args[-1]}") from error
     status = _wait(server, PROVE_SECONDS_MAX, "the server on the copy")
     if status != 0:
-        raise OscarHaError(f"the server on the copy ended with {status}: {last_words(private / 'log')}")
+        raise OscarHaError(
+            f"the server on the copy ended with {status}: {last_words(private / mariadb_backup.PRIVATE_LOG)}"
+        )
     return position
 
 

@@ -235,7 +235,7 @@ class Seeding:
             self._host.seeding_begins(f"seeded from {memory.report.donor}")
             kept = await asyncio.to_thread(self._swap, places, memory.report.id)
             self._change(kept=kept)
-            await self._start_server(places)
+            await self.start_server(places)
             await self._enter(places, SeedPhase.CATCHING_UP)
             self._host.seeding_ended(f"seeded from {memory.report.donor} at {self._require_memory().report.position}")
         await self._catch_up()
@@ -304,13 +304,13 @@ class Seeding:
             self._host.tell_changes()
         try:
             if not swapped and self._require_memory().ran and not self._host.running:
-                await self._start_server(places)
+                await self.start_server(places)
         except (OscarHaError, OSError) as error:
             log.warning("seed.not_as_it_was", error=str(error))
 
     # -- the server ---------------------------------------------------------------------------------------------------
 
-    async def _start_server(self, places: Places) -> None:
+    async def start_server(self, places: Places) -> None:
         """Start the server with the node's own command and wait until the watchdog has dealt with it."""
         for attempt in range(1, START_ATTEMPTS + 1):
             if self._host.database is Database.UP:

@@ -23,7 +23,7 @@ from cluster.records import Database, EpochRecord, NodeReport, PlannedEpoch, Rol
 from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
 from healthcheck import halt as halting
-from healthcheck import judge
+from healthcheck import judge, stuck
 from healthcheck.halt import Halt
 from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, Standing
@@ -33,9 +33,11 @@ from healthcheck.obey import Act
 from healthcheck.obeying import Orders
 from healthcheck.prober import Prober
 from healthcheck.rescuing import Foreign, Rescuing
+from healthcheck.restarting import Restarting
 from healthcheck.right import Right
 from healthcheck.roles import Signal, advance, allows
 from healthcheck.seeding import Seeding
+from healthcheck.stuck import Stuck
 from healthcheck.worker import Worker
 
 LEASE_LOOK_SECONDS = 0.1
@@ -89,9 +91,7 @@ class Watchdog:
         coordination: Coordination,
         file: MemoryFile,
     ) -> None:
-        self.node = node
-        self.settings = settings
-        self.timing = settings.timing
+        self.node, self.settings, self.timing = node, settings, settings.timing
         self.coordination = coordination
         self._secrets = secrets
         self._dialect = dialect
@@ -117,7 +117,8 @@ class Watchdog:
         self.prober = Prober(node, self.timing, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
-        self.seeding, self.rescuing = Seeding(self, secrets), Rescuing(self)
+        self.seeding, self.rescuing, self.restarting = Seeding(self, secrets), Rescuing(self), Restarting(self, secrets)
+        self._stuck: Stuck | None = None
         self.orders = Orders(node.name, coordination, self._on_order)
         self.right = Right(settings, node.site, secrets.token, coordination, self)
 
@@ -149,6 +150,9 @@ class Watchdog:
             order=self.orders.report,
             unmet=self._unmet(),
             rescue=self.rescuing.report,
+            stuck=stuck.told(self._stuck, clock.now()) if self.role in (Role.STANDBY, Role.JOINING) else "",
+            crashed=database is Database.DOWN and self.restarting.crashed,
+            restart=self.restarting.report,
             serial=self.right.serial,
             granted_by=self.right.granted_by(now) if self.role is Role.PRIMARY else (),
         )
@@ -234,6 +238,7 @@ class Watchdog:
                 self._heartbeat_loop,
                 self.seeding.run,
                 self.rescuing.run,
+                self.restarting.run,
                 self.orders.run,
                 self.right.run,
             ):
@@ -379,6 +384,8 @@ class Watchdog:
             return
         if self.seeding.replacing:
             return
+        if self.prober.probe is not None:
+            self._stuck = stuck.look(self._stuck, slow.replication, self.prober.probe.position, clock.now())
         if slow.replication is None:
             self._signal(Signal.LOST_SOURCE, "replication has no source: somebody removed it")
         elif slow.replication.receiving and not slow.replication.complete:
@@ -435,7 +442,7 @@ class Watchdog:
         return self.prober.slow.unmet if self.role is Role.PRIMARY and self.prober.slow is not None else ()
 
     def _on_death(self) -> None:
-        self._met, self._halt, self._still = "", None, False
+        self._met, self._halt, self._still, self._stuck = "", None, False, None
         self.orders.forget()
         self._signal(Signal.NEW_SERVER, "the server process ended")
         if self.seeding.replacing:

@@ -10,6 +10,14 @@ from cluster.errors import BadInput, OscarHaError
 DATA = Path("/data/mysql")
 
 
+def test_a_private_server_writes_where_its_words_are_read() -> None:
+    """MariaDB adds .err to a name without an ending: what a server said that does not start was never found."""
+    command = mariadb_backup.private_command(Path("/o.cnf"), Path("/data"), Path("/rooms"))
+
+    assert f"--log-error=/rooms/{mariadb_backup.PRIVATE_LOG}" in command
+    assert Path(mariadb_backup.PRIVATE_LOG).suffix
+
+
 @pytest.mark.parametrize(
     ("text", "position"),
     [

@@ -21,6 +21,7 @@ from cluster.records import (
     ReplicatorReport,
     RescueReport,
     RescueState,
+    RestartReport,
     Role,
     SeedPhase,
     SeedReport,
@@ -49,6 +50,7 @@ def simulated_settings(root: str, server: ZooKeeperServer, controllers: int = 2)
             "token_file": nothing,
             "accounts": {f"{one}_password_file": nothing for one in ("admin", "replication", "verify")},
             "timing": TIMING,
+            "rejoin": {"restart_after_seconds": 1},
             "nodes": [
                 {"name": f"db-{site}", "site": site, "server_id": number, "port": free_port(),
                  "watchdog_port": free_port(), "pid_file": nothing, "data_directory": nothing / site / "data",
@@ -149,6 +151,8 @@ class SimulatedNode(Part):
         self.lease_epoch: int | None = None
         self.rescue: RescueReport | None = None
         self.seeding: SeedReport | None = None
+        self.restart: RestartReport | None = None
+        self.crashed = False
         self.seeds = asyncio.Event()
         """Not set: an order to seed is answered only later."""
         self.seeds.set()
@@ -160,6 +164,7 @@ class SimulatedNode(Part):
             position=self.position, lag_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
             url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding, serial=SERIAL_MAX,
+            crashed=self.crashed, restart=self.restart,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:
@@ -170,7 +175,7 @@ class SimulatedNode(Part):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post(f"/v1/{verb}", self.command)
-            for verb in ("fence", "follow", "drain", "promote", "open", "reinitialize")
+            for verb in ("fence", "follow", "drain", "promote", "open", "reinitialize", "restart")
         ]
 
     async def command(self, request: web.Request) -> web.Response:
@@ -219,6 +224,17 @@ class SimulatedNode(Part):
         self.role = Role.JOINING
         self.seeding = SeedReport(id=str(body["id"]), donor=str(body["donor"]), phase=SeedPhase.COPYING, began="")
         return asdict(self.seeding)
+
+    def _restart(self, _: int, body: dict[str, object]) -> dict[str, object]:
+        self.restart = RestartReport(id=str(body["id"]), runs=True)
+        return asdict(self.restart)
+
+    async def end_restart(self, why: str = "") -> None:
+        """The server is up, or with `why` it is not."""
+        assert self.restart is not None, "one runs"
+        self.restart = replace(self.restart, runs=False, why=why)
+        self.crashed, self.database = bool(why), Database.DOWN if why else Database.UP
+        await self.publish()
 
     async def end_seeding(self, position: str, why: str = "") -> None:
         """The copy is in place, or with `why` it failed and everything is as it was."""

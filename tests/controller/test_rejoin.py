@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.lineage import History
-from cluster.records import Database, RescueReport, RescueState, Role, SeedPhase, SeedReport
+from cluster.records import Database, RescueReport, RescueState, RestartReport, Role, SeedPhase, SeedReport
 from controller.rejoin import Facts, Rung, ladder
 
 HERE = "0-1-105"
@@ -24,10 +24,12 @@ def a_seeding(phase: SeedPhase) -> SeedReport:
 SAFE = a_rescue(RescueState.COMPLETE)
 AHEAD = Facts(
     role=Role.FENCED, database=Database.UP, is_primary=False, current=True, resumable=False, position=HERE,
-    history=History.DIVERGED, rescue=None, seeding=None, can_seed="", spent="", automatic=True, paused=False,
-    plan_runs=False, primary_up=True,
+    history=History.DIVERGED, rescue=None, seeding=None, restart=None, stuck="", crashed=False, left_ms=0.0, can_restart="",
+    can_seed="", spent="", automatic=True, paused=False, plan_runs=False, primary_up=True,
 )  # fmt: skip
 RESCUED = replace(AHEAD, rescue=SAFE)
+CRASHED = replace(AHEAD, database=Database.DOWN, crashed=True, position=None, history=None)
+STUCK = replace(AHEAD, role=Role.JOINING, stuck="Duplicate entry '7'", history=History.EQUAL_OR_BEHIND)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,19 @@ RESCUED = replace(AHEAD, rescue=SAFE)
         pytest.param(replace(RESCUED, is_primary=True), Rung.HOLD, id="the primary is left alone"),
         pytest.param(replace(AHEAD, resumable=True), Rung.HOLD, id="it opens again by itself"),
         pytest.param(replace(RESCUED, current=False), Rung.HOLD, id="it judges by an epoch that is over"),
+        pytest.param(CRASHED, Rung.RESTART, id="crashed, and nobody starts it"),
+        pytest.param(replace(CRASHED, left_ms=1.0), Rung.HOLD, id="crashed: who starts servers comes first"),
+        pytest.param(replace(CRASHED, crashed=False), Rung.HOLD, id="stopped in order: somebody means it"),
+        pytest.param(replace(CRASHED, restart=RestartReport(id="r", runs=True)), Rung.HOLD, id="it is being started"),
+        pytest.param(replace(CRASHED, can_restart="its settings"), Rung.HOLD, id="nobody knows how to start it"),
+        pytest.param(replace(CRASHED, spent="too often"), Rung.HOLD, id="starting it failed too often"),
+        pytest.param(replace(CRASHED, automatic=False), Rung.HOLD, id="a person starts it"),
+        pytest.param(replace(CRASHED, is_primary=True), Rung.HOLD, id="a crashed primary is for a failover"),
+        pytest.param(STUCK, Rung.RESEED, id="a torn row stands in its way"),
+        pytest.param(replace(STUCK, role=Role.STANDBY), Rung.RESEED, id="a standby's too"),
+        pytest.param(replace(STUCK, stuck=""), Rung.HOLD, id="it joins: leave it alone"),
+        pytest.param(replace(STUCK, history=History.DIVERGED), Rung.HOLD, id="it follows with a history of its own"),
+        pytest.param(replace(STUCK, can_seed="it is held"), Rung.HOLD, id="stuck, and nobody gives"),
     ],
 )  # fmt: skip
 def test_a_node_that_came_back_climbs_the_ladder(facts: Facts, rung: Rung) -> None:
@@ -69,8 +84,8 @@ def test_nothing_is_thrown_away_whatever_the_facts() -> None:
     """Invariant 7: data is replaced only when all of exactly that is safely on disk, and nothing speaks against it."""
     rescues = [None, *(a_rescue(state, position) for state in RescueState for position in (HERE, "0-1-1"))]
     seedings = [None, *(a_seeding(phase) for phase in (SeedPhase.COPYING, SeedPhase.FAILED))]
-    flags = ("", "is_primary", "current", "resumable", "automatic", "paused", "plan_runs", "primary_up")
-    against: tuple[dict[str, Any], ...] = ({}, {"can_seed": "no"}, {"spent": "no"})
+    flags = ("", "is_primary", "current", "resumable", "automatic", "paused", "plan_runs", "primary_up", "crashed")
+    against: tuple[dict[str, Any], ...] = ({}, {"can_seed": "no"}, {"spent": "no"}, {"stuck": STUCK.stuck})
     seen = set[Rung]()
     for role, database, history, rescue, seeding, flag, more in itertools.product(
         (None, *Role), Database, (None, *History), rescues, seedings, flags, against
@@ -81,8 +96,13 @@ def test_nothing_is_thrown_away_whatever_the_facts() -> None:
         )
         step = ladder(facts)
         seen.add(step.rung)
-        if step.rung is Rung.RESEED:
-            assert replace(facts, history=RESCUED.history, seeding=None) == RESCUED
+        if step.rung is Rung.RESEED and facts.role in (Role.STANDBY, Role.JOINING):
+            assert replace(facts, role=STUCK.role, rescue=STUCK.rescue, seeding=None, crashed=False) == STUCK
+        elif step.rung is Rung.RESEED:
+            assert replace(facts, history=RESCUED.history, seeding=None, crashed=False, stuck="") == RESCUED
+        if step.rung is Rung.RESTART:
+            assert (database, facts.crashed, flag, facts.spent) == (Database.DOWN, True, "crashed", "")
+            assert role is not Role.PRIMARY
         if step.rung is Rung.FOLLOW:
             assert history is History.EQUAL_OR_BEHIND
     assert seen == set(Rung)

@@ -108,7 +108,7 @@ async def test_a_controller_that_dies_after_it_ordered_leaves_one_seeding(
         await first.kill()
         await until(lambda: trial.leader() not in (None, first), "another leads")
         if not begins:
-            await rung(trial, "its end is not known yet")
+            await rung(trial, "is not known yet")
             assert orders(trial) == 1
             return
         old.seeds.set()
@@ -132,6 +132,21 @@ async def test_a_failover_does_not_wait_for_a_seeding_that_nobody_answers(
 
         await trial.settled(OTHER, 3)
         old.seeds.set()
+
+
+async def test_a_crashed_standby_that_nobody_starts_is_started_and_follows(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        standby = trial.cluster.nodes[OTHER]
+        standby.crashed = True
+        await standby.see(Database.DOWN)
+        await until(lambda: standby.restart is not None, "it is started")
+        await standby.end_restart()
+        await until(lambda: standby.role is Role.STANDBY, "it follows")
+        event = (await trial.rejoins())[0]
+
+        assert (event["node"], event["rung"], event["attempt"]) == (OTHER, "restart", 1)
 
 
 async def test_resume_lets_attempts_count_anew(zookeeper: ZooKeeperServer, zookeeper_root: str) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from cluster.errors import Bug
 from cluster.orders import Hold, Order
-from cluster.records import Database, RescueReport, RescueState, Role, SeedPhase, SeedReport
+from cluster.records import Database, RescueReport, RescueState, RestartReport, Role, SeedPhase, SeedReport
 from controller.decide import may_follow
 from controller.invariants import check_repair
 from controller.model import MS_PER_HOUR, NodeFacts, RejoinEvent, RejoinRecord, View
-from controller.plan import NoteRejoin, Reseed
+from controller.plan import NoteRejoin, Reseed, Restart
 from controller.rejoin import Rung
 from controller.rejoining import BACKOFF_MS, BEGUN_MS, NEVER_BEGAN, backoff_ms, failures, repairs, rungs
 from tests.controller.builders import CLINIC, MONTREAL, SINCE, TORONTO, a_node, a_view, an_epoch
@@ -64,7 +64,7 @@ def an_attempt(number: int = 1, outcome: str | None = "failed: no room", **chang
     return replace(event, **changes)
 
 
-def due(view: View) -> tuple[Reseed | NoteRejoin, ...]:
+def due(view: View) -> tuple[Reseed | Restart | NoteRejoin, ...]:
     return repairs(view, SINCE, NEW_ID)
 
 
@@ -111,6 +111,47 @@ def test_it_waits_and_says_for_what(name: str) -> None:
     assert step.rung in (Rung.HOLD, Rung.RESCUE)
     assert reason in step.why
     assert not due(view)
+
+
+CRASHED: dict[str, Any] = {"database": Database.DOWN, "position": None, "crashed": True, "rescue": None}
+RESTART_AFTER_MS = seen().policy.restart_after_ms
+
+
+def down(old: dict[str, Any], *, for_ms: float = RESTART_AFTER_MS) -> View:
+    view = seen(old)
+    return replace(view, nodes=(replace(of(view), down_ms=for_ms), *view.nodes[1:]))
+
+
+def test_a_crashed_server_that_nobody_starts_is_started_and_not_built_anew() -> None:
+    (repair,) = due(down(CRASHED))
+
+    assert isinstance(repair, Restart)
+    assert (repair.node, repair.event.rung, repair.event.attempt) == (CLINIC, "restart", 1)
+    check_repair(down(CRASHED), repair)
+    assert not due(down(CRASHED, for_ms=RESTART_AFTER_MS - 1))
+    assert not due(down({**CRASHED, "crashed": False})), "somebody stopped it"
+
+
+def test_a_server_that_somebody_stopped_is_never_started() -> None:
+    (repair,) = due(down(CRASHED))
+    for view in (down({**CRASHED, "crashed": False}), seen(), seen(epoch=an_epoch(epoch=2, primary=CLINIC))):
+        with pytest.raises(Bug, match="invariant 8"):
+            check_repair(view, repair)
+
+
+def test_a_standby_that_meets_a_torn_row_again_is_built_anew_and_loses_nothing_of_its_own() -> None:
+    torn = {
+        "role": Role.JOINING,
+        "position": "0-1-90",
+        "stuck": "Duplicate entry '7'",
+        "rescue": None,
+        "lag_ms": 60_000.0,
+    }
+    (repair,) = due(seen(torn))
+
+    assert isinstance(repair, Reseed)
+    assert "Duplicate entry" in repair.event.why
+    check_repair(seen(torn), repair)
 
 
 def test_while_a_plan_runs_nobody_stands_on_a_rung() -> None:
@@ -180,6 +221,9 @@ ENDS: dict[str, tuple[View, str | None]] = {
         seen({"seeding": replace(RUNS, id="attempt-1", phase=SeedPhase.FAILED, why="no room")}), "failed: no room"),
     "it runs": (seen({"seeding": replace(RUNS, id="attempt-1")}), None),
     "it never began": (seen(), NEVER_BEGAN),
+    "the server is up": (seen({"restart": RestartReport(id="attempt-1", runs=False)}), "done"),
+    "the server does not start": (seen({"restart": RestartReport(id="attempt-1", runs=False, why="it said so")}), "failed: it said so"),
+    "it is being started": (seen({"restart": RestartReport(id="attempt-1", runs=True)}), None),
     "another seeding ended": (seen({"seeding": replace(RUNS, phase=SeedPhase.DONE)}), NEVER_BEGAN),
 }  # fmt: skip
 
@@ -189,7 +233,7 @@ def test_how_an_attempt_ended_is_noted_by_whoever_leads(name: str) -> None:
     view, outcome = ENDS[name]
     found = due(noted(view, an_attempt(outcome=None), age_ms=BEGUN_MS))
     assert [one.event.outcome for one in found if isinstance(one, NoteRejoin)] == ([outcome] if outcome else [])
-    assert not [one for one in found if isinstance(one, Reseed)], "first it is noted"
+    assert not [one for one in found if not isinstance(one, NoteRejoin)], "first it is noted"
 
 
 def test_what_is_noted_is_bounded_and_the_newest() -> None:

@@ -339,3 +339,9 @@ class Site:
             "START SLAVE IO_THREAD",
         )
         eventually(lambda: int(self.one.value(ACKERS)) > before, what="the third server does not acknowledge")
+
+    def silence_acker(self) -> None:
+        """End the third server: from then on nobody acknowledges."""
+        for acker in self._acker:
+            acker.kill()
+        eventually(lambda: self.one.value(ACKERS) == "0", what="somebody acknowledges")

@@ -103,7 +103,7 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
             if all(is_prefix(log, one.log) and one.up for one in named) and not confirmed:
                 floor = replace(record, floor=position(log), why="", since="")
                 yield f"former ackers are settled, the floor is {position(log)}", replace(world, durability=floor)
-        case steps.Reseed() | steps.NoteRejoin():
+        case steps.Reseed() | steps.Restart() | steps.NoteRejoin():
             return  # seedings are not modelled
 
 
