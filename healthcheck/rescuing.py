@@ -89,6 +89,24 @@ class Rescuing:
         report = self.report
         return report is not None and report.state is RescueState.COMPLETE and same_position(report.position, position)
 
+    def survives(self, position: str | None) -> bool:
+        """Return whether the rescue of `position` is whole, there at this moment, and outside of what is to be replaced.
+
+        Reads the disk. One whose folder was taken away is forgotten, and so made again.
+        """
+        report, data = self.report, self._host.node.data_directory
+        if report is None or not self.whole(position):
+            return False
+        folder = self.place / report.id
+        if not (folder / rescue_folder.RECORD).is_file():
+            log.warning("rescue.gone", id=report.id)
+            self.report, self._retry_from = None, None
+            return False
+        if data is not None and folder.resolve().is_relative_to(data.resolve()):
+            log.error("rescue.would_be_replaced", path=str(folder.resolve()), hint="mend rescue_directory")
+            return False
+        return True
+
     async def run(self) -> None:
         """Rescue whenever there is something to rescue. Never ends by itself."""
         try:

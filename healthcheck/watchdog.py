@@ -799,7 +799,7 @@ class Watchdog:
 
     def rescued(self) -> bool:
         """Return whether what only this server has is safely on disk elsewhere."""
-        return self.prober.probe is not None and self.rescuing.whole(self.prober.probe.position)
+        return self.prober.probe is not None and self.rescuing.survives(self.prober.probe.position)
 
     @property
     def seen_epoch(self) -> int:
