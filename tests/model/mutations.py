@@ -161,7 +161,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         Rules(may_acknowledge=_whoever_is_there), "2", healthy(faults=2), (*_has_it("montreal"), *_ends("montreal"))),
     "only who holds a lease acknowledges": Mutation(
         _permitted(lease_until=LATER), "2", healthy(faults=2), (
-            *_ends("toronto"), *NAMED, "former ackers are settled", *_has_it("toronto"))),
+            *LEFT_OUT, *_has_it("toronto"))),
     "only by a durability record of the epoch that is pulled": Mutation(
         Rules(may_acknowledge=_by_any_record), "1", healthy(faults=2), (
             *_ends("montreal"), "the watchdog of db-clinic crashes", *_ends("db-clinic")[1:])),
@@ -203,5 +203,5 @@ MUTATIONS: Mapping[str, Mutation] = {
             "replicator toronto: its record has been gone", *LEFT_OUT[3:], *_has_it("toronto"), "the server of db-clinic crashes")),
     "a confirmation counts from the mark in it": Mutation(
         Rules(believes_late_requests=True), "2", healthy(faults=2), (
-            *_ends("toronto"), *NAMED, "former ackers are settled", "late, toronto hears", *_has_it("toronto"), "the server of db-clinic crashes")),
+            *LEFT_OUT, "late, toronto hears", *_has_it("toronto"), "the server of db-clinic crashes")),
 }  # fmt: skip

@@ -170,7 +170,7 @@ def counts(world: World, rules: Rules) -> Iterator[Move]:
         if known.role is not Role.PRIMARY or (world.plan is not None and world.plan.epoch > known.epoch):
             continue
         known = replace(known, counted=True)
-        if world.granting and known.durability != world.durability:
+        if world.thorough and known.durability != world.durability:
             known = replace(known, durability=world.durability, grants=frozenset())
         if known != node:
             yield f"{NODES[number]} looks: its lease counts, it knows who acknowledges", with_node(world, number, known)
@@ -252,10 +252,11 @@ ENDS: dict[Lease, tuple[tuple[Lease, str], ...]] = {
 }
 
 
-def leases(world: World, _: Rules) -> Iterator[Move]:
+def leases(world: World, rules: Rules) -> Iterator[Move]:
     """Time passes for those who are cut off; whoever lives may reach ZooKeeper again."""
     for number, node in enumerate(world.nodes):
-        for lease, story in _next(world, node, node.watched):
+        closes_first = node.role is Role.PRIMARY and not rules.lease_valid(node) and not world.thorough
+        for lease, story in _next(world, node, node.watched and not closes_first):
             counted = node.counted and (lease is not Lease.HELD or node.lease.recorded or node.role is not Role.PRIMARY)
             yield f"{NODES[number]}: {story}", with_node(world, number, replace(node, lease=lease, counted=counted))
     for number, one in enumerate(world.replicators):

@@ -31,7 +31,7 @@ def healthy(
         nodes=(primary, Node(), Node()),
         replicators=tuple(Replicator(durability=durability) for _ in range(replicators)),
         epochs=(record,), durability=durability, writes=writes, faults=faults, switchovers=switchovers,
-        failovers=failovers, outages=outages, granting=outages > 0,
+        failovers=failovers, outages=outages, thorough=True,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def second_epoch(*, writes: int = 0, faults: int = 2) -> World:
     )
     opened = Memory(generation="1", sealed_epoch=1, opened_epoch=2, promoted_epoch=2)
     return replace(
-        begun, epochs=(*begun.epochs, record), durability=durability, acked=(11,),
+        begun, thorough=False, epochs=(*begun.epochs, record), durability=durability, acked=(11,),
         nodes=(
             Node(log=(11,), role=Role.FENCED, up=False, watched=False, lease=Lease.ENDED),
             Node(log=(11,), role=Role.PRIMARY, open=True, memory=opened, epoch=2, commanded=2, durability=durability),

@@ -95,7 +95,7 @@ def view_of(world: World, rules: Rules) -> View:
 
 def _known_serial(world: World, node: Node) -> int | None:
     """Return the durability record that a primary knows; the newest, where that decides nothing."""
-    known = node.durability if world.granting else world.durability
+    known = node.durability if world.thorough else world.durability
     return None if known is None else known.serial
 
 

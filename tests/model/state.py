@@ -124,8 +124,8 @@ class World:
     """How often ZooKeeper may still be gone for everybody."""
     gone: bool = False
     """It is."""
-    granting: bool = False
-    """It could ever be: only then all replicators may be without it, and what a primary knows of the ackers matters."""
+    thorough: bool = False
+    """A watchdog that closes late, and what a primary has read of the ackers, are explored as well: a third more states."""
     broken: str = ""
 
     def reaches(self, holder: Node | Replicator) -> bool:
