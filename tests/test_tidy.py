@@ -76,6 +76,7 @@ READS_WALL_TIME = {"now", "utcnow", "today"}
 SECRET_ARGUMENT = re.compile(r"--password(?!-file)|^-p\{|MYSQL_PWD")
 EXCEPTION_WITHOUT_REASON = re.compile(r"#\s*(noqa(: *[A-Z0-9, ]+)?|type: ignore(\[[^\]]*\])?)\s*(#\s*)?$")
 WORDS_NOT_USED = {"master": "primary", "slave": "standby", "replica": "standby", "data centre": "site"}
+POSSESSIVE = re.compile(r"[*+?}]\+|\(\?>")
 CODE_IN_MARKDOWN = re.compile(r"```.*?```|`[^`]*`|<!--.*?-->|\]\([^)]*\)", re.DOTALL)
 
 
@@ -197,6 +198,18 @@ def test_no_secret_is_put_on_a_command_line() -> None:
         f"{path}:{node.lineno}: {node.value!r}"
         for path, node in nodes(product_files())
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SECRET_ARGUMENT.search(node.value)
+    ]
+    assert not wrong
+
+
+def test_no_pattern_is_possessive() -> None:
+    """Debian's Python 3.11.2 matches the wrong thing (CPython's gh-106052), and raises no error."""
+    wrong = [
+        f"{path}:{part.lineno}: {part.value!r}"
+        for path, node in nodes(product_files())
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.")
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and POSSESSIVE.search(part.value)
     ]
     assert not wrong
 

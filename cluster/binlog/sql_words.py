@@ -46,15 +46,14 @@ class Word(NamedTuple):
 
 
 END = Word(Sort.END, "")
-_SKIPPED = re.compile(
-    r"(?:\s++|/\*(?!M?!)[^*]*+(?:\*(?!/)[^*]*+)*+\*/|--(?=[\x00-\x20\x7f]|\Z)[^\n]*+|\#[^\n]*+)*+", re.DOTALL
-)
+# No possessive quantifiers: Debian's Python 3.11.2 takes some texts that they match for others (CPython's gh-106052, mended in
+# 3.11.5). Nothing comes behind a repetition of a group that could fail and have it tried again.
+_SKIPPED = re.compile(r"(?:\s+|/\*(?!M?!).*?\*/|--(?=[\x00-\x20\x7f]|\Z)[^\n]*|\#[^\n]*)*", re.DOTALL)
 _FRAME = re.compile(r"/\*M?!(?:\d{5,6})?")
-_PLAIN = re.compile(r"(?:[\w$]|[^\x00-\x7f\s])++")
-_DOUBLED = {quote: re.compile(f"[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+{quote}") for quote in "`'\""}
-_ESCAPED = {
-    quote: re.compile(rf"[^{quote}\\]*+(?:(?:\\.|{quote}{quote})[^{quote}\\]*+)*+{quote}", re.DOTALL) for quote in "'\""
-}
+_PLAIN = re.compile(r"[^\x00-\x23\x25-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\x7f\s]+")
+"""Letters, digits, `_`, `$`, and everything that is not ASCII."""
+_QUOTE = {quote: re.compile(quote) for quote in "`'\""}
+_QUOTE_OR_ESCAPE = {quote: re.compile(rf"{quote}|\\") for quote in "'\""}
 
 
 class Words:
@@ -62,9 +61,9 @@ class Words:
 
     def __init__(self, query: Query) -> None:
         self._text, self._whole = query.text, query.whole
-        self._quotes = _DOUBLED | ({"'": _ESCAPED["'"]} if query.backslash else {})
+        self._quotes = _QUOTE | ({"'": _QUOTE_OR_ESCAPE["'"]} if query.backslash else {})
         if query.backslash and not query.ansi_quotes:
-            self._quotes['"'] = _ESCAPED['"']
+            self._quotes['"'] = _QUOTE_OR_ESCAPE['"']
         self._ahead = deque[Word]()
         self._at = self._read = 0
         self._framed = False
@@ -111,12 +110,19 @@ class Words:
             if quote == "/" and text.startswith("/*", at):
                 raise Unreadable
             return Word(Sort.MARK, quote)
-        quoted = self._quotes[quote].match(text, at + 1)
-        if quoted is None:
-            raise Unreadable
-        self._at = quoted.end()
-        inner = quoted[0][:-1].replace(quote * 2, quote)
+        self._at = self._end_of_quoted(quote)
+        inner = text[at + 1 : self._at - 1].replace(quote * 2, quote)
         return Word(Sort.TEXT if quote == "'" else Sort.NAME, inner)
+
+    def _end_of_quoted(self, quote: str) -> int:
+        """Return where the quotation ends that we are in: behind a quote that is neither escaped nor doubled."""
+        text, at = self._text, self._at
+        while (found := self._quotes[quote].search(text, at)) is not None:
+            at = found.end()
+            if found[0] == quote and not text.startswith(quote, at):
+                return at
+            at += 1
+        raise Unreadable
 
     def _skip(self) -> None:
         """Go to the next word: over white space, comments, and the frames of what the server executes."""
