@@ -39,6 +39,8 @@ DRAIN_DEADLINE_MS = 50
 PENDING_MAX = 1_024
 """Beyond this the oldest are forgotten: a newer one acknowledges them too."""
 JOIN_DEADLINE_SECONDS = 10.0
+STOPPED = "stopped"
+"""What a thread says that ended because it was asked to."""
 log = structlog.get_logger()
 
 
@@ -139,7 +141,7 @@ class Puller:
                 self.failed = Refused(f"the pulling thread failed: {error!r}")
                 log.exception("pull.failed", epoch=self.one.epoch)
                 break
-        self._end_stream("stopped" if self.failed is None else str(self.failed))
+        self._end_stream(STOPPED if self.failed is None else str(self.failed))
 
     def _pause(self, seconds: float) -> None:
         """Wait between attempts; only a stop ends it early. Every report of ours rings `_wake`, failures' too."""

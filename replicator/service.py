@@ -42,7 +42,7 @@ from replicator.metrics import Metrics
 from replicator.pace import Pace
 from replicator.packing import Packer
 from replicator.permission import Standing
-from replicator.pull import Puller
+from replicator.pull import STOPPED, Puller
 from replicator.remedy import SameServerId, lacking, named
 from replicator.retaining import RETAIN_EVERY_MS, Retainer
 from replicator.scrubbing import Scrubber
@@ -230,7 +230,7 @@ class Service:
     def _doing(self) -> str:
         """Return in words what it does; while other replicators are asked it still says what its source lacks."""
         lacked = self._lacked
-        if lacked is not None and (self._puller is None or self._puller.why == lacked.why):
+        if lacked is not None and (self._puller is None or self._puller.why in (lacked.why, STOPPED)):
             return lacked.told
         return self._idle_why if self._puller is None else self._puller.reason()
 
