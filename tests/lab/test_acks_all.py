@@ -74,6 +74,7 @@ def member_of(lab: RemoteLab, process: str) -> str:
 
 def lose_one_member(lab: RemoteLab, traffic: Traffic) -> float:
     """Kill the member that the primary's watchdog speaks to, for longer than a lease; return the longest gap (ms)."""
+    wait_writing(traffic, after=clock.now(), deadline_ms=WRITE_MS)
     primary, epoch = lab.primary()
     member, begun = member_of(lab, primary.replace("db-", "watchdog-")), clock.now()
     timing = settings.load(Layout(lab.directory).settings).timing

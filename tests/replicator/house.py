@@ -115,9 +115,10 @@ class House:
         return server
 
     def follow(
-        self, site: str, *, position: str | None = None, source: str | None = None, port: int | None = None
-    ) -> None:
-        """Make a standby replicate from the replicator of its site, or of another; with `port` through that one."""
+        self, site: str, *, position: str | None = None, source: str | None = None, port: int | None = None,
+        until: str | None = None,
+    ) -> None:  # fmt: skip
+        """Make a standby replicate from the replicator of its site, or of another; with `port` through that one; to `until`."""
         statements = ["STOP SLAVE"]
         if position is not None:
             statements.append(f"SET GLOBAL gtid_slave_pos='{position}'")
@@ -130,7 +131,7 @@ class House:
                 if self.tls is None
                 else f", master_ssl=1, master_ssl_ca='{self.tls.ca_file}', master_ssl_verify_server_cert=1"
             ),
-            "START SLAVE",
+            "START SLAVE" if until is None else f"START SLAVE UNTIL master_gtid_pos='{until}'",
         ]
         self.servers[site].run(*statements)
 

@@ -119,8 +119,7 @@ def test_a_real_standby_stops_exactly_before_a_transaction_while_others_write(ho
         house.await_durable("toronto", house.position("clinic"))
         status, found = ask(house, f"gtid={gtid}")
         assert (status, found["gtid"]) == (200, gtid)
-        house.follow("toronto", position=house.lineage[0].position)
-        standby.run("STOP SLAVE", f"START SLAVE UNTIL master_gtid_pos = '{found['position']}'")
+        house.follow("toronto", position=house.lineage[0].position, until=found["position"])
         until(lambda: house.slave_status("toronto")["Slave_SQL_Running"] == "No", what="it stops")
 
         assert house.slave_status("toronto")["Slave_IO_Running"] == "No"
