@@ -21,6 +21,7 @@ STOP_DEADLINE_MS = 10_000
 LOG_TAIL_BYTES = 4_000
 PORT_LOWEST, PORT_HIGHEST = 10_000, 19_999
 PORT_ATTEMPTS_MAX = 10_000
+_CHANCE = random.SystemRandom()  # hypothesis seeds the common one: two workers would draw the same ports
 _ports_given: set[int] = set()
 
 
@@ -120,7 +121,7 @@ def free_port() -> int:
     port free again.
     """
     for _ in range(PORT_ATTEMPTS_MAX):
-        port = random.randrange(PORT_LOWEST, PORT_HIGHEST + 1)
+        port = _CHANCE.randrange(PORT_LOWEST, PORT_HIGHEST + 1)
         if port in _ports_given:
             continue
         with socket.socket() as probe:
