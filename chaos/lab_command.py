@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from chaos.lab import build, control, ledger, remove, status
-from chaos.lab.layout import Layout, Request, parse_option
+from chaos.lab import build, control, cutting, ledger, remove, status
+from chaos.lab.cuts import WHOLE, Cut, Only
+from chaos.lab.layout import Layout, Request, Wires, parse_option
 from chaos.lab.ledger import Ledger
 from cluster import clock
 from cluster.errors import BadInput
@@ -36,6 +38,12 @@ one HAProxy per clinic, Prometheus. Everything listens on loopback and lies in o
 [bold]lab kill site:montreal[/]        a whole site is gone
 [bold]rm -rf D/data/db-montreal[/]     after [bold]lab kill db-montreal[/]: [bold]oscar-ha reinitialize db-montreal[/] builds it anew
 [bold]lab down[/]                      nothing is left behind
+
+With [bold]lab up --network namespaces[/] (as root) every site and every clinic is a host of its own, as far away as in life:
+[bold]lab cut clinic[/]                the servers in the clinic reach nobody, and nobody reaches them
+[bold]lab cut clinic --keep-lan[/]     the clinic's line is cut, its own users still reach the servers
+[bold]lab cut clinic:toronto --only replication[/]   one pair, one kind of traffic
+[bold]lab heal[/]                      all is well again
 """
 WHAT_HELP = (
     "A process (db-clinic, watchdog-clinic, replicator-clinic, controller-clinic, zookeeper-1, haproxy-clinic-1, "
@@ -52,6 +60,17 @@ OptionOption = typer.Option(
     [], "--mysqld-option", metavar="K=V", help="Option of all three databases, e.g. innodb_page_size=32K; repeatable."
 )
 WhatArgument = typer.Argument(help=WHAT_HELP, metavar="WHAT")
+WAYS_HELP = (
+    "A site (clinic, toronto, montreal) or a clinic (clinic-1), cut off from all; or FROM:TO, `all` being one of them."
+)
+NetworkOption = typer.Option(
+    Wires.LOOPBACK, "--network",
+    help="loopback, or namespaces: each site and clinic a host of its own that `lab cut` can cut off; needs root.",
+)  # fmt: skip
+DistanceOption = typer.Option(
+    1.0, "--distance",
+    help="With namespaces: multiplies the round trips (Toronto 8 ms, Montreal 15 ms from the clinic); 0 is none.",
+)  # fmt: skip
 
 
 class Progress:
@@ -81,7 +100,11 @@ class Progress:
 def up(
     directory: Path = DirectoryOption,
     clinics: int = typer.Option(1, "--clinics", help="How many clinics, each with its own HAProxy; 1 to 20."),
-    zookeepers: int = typer.Option(1, "--zookeepers", help="1, or 3: one in each site, so that a site can fail."),
+    zookeepers: int | None = typer.Option(
+        None, "--zookeepers", help="1, or 3: one in each site, so that a site can fail; 3 with namespaces."
+    ),
+    network: Wires = NetworkOption,
+    distance: float = DistanceOption,
     load: list[Path] = typer.Option(
         [], "--load", metavar="FILE.sql", help="SQL to load through the first clinic; may be repeated, kept in order."
     ),
@@ -95,7 +118,9 @@ def up(
 ) -> None:
     """Start a lab and wait until it is healthy. Whatever fails, nothing is left behind."""
     options = tuple(parse_option(text) for text in mysqld_option)
-    request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=zookeepers, load=tuple(load),
+    members = zookeepers if zookeepers is not None else 1 if network is Wires.LOOPBACK else 3
+    request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=members, load=tuple(load),
+                      wires=network, distance=distance,
                       options=options, base_port=base_port, tls=not no_tls, encrypt_archive=encrypt_archive, acks=acks)  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
@@ -120,7 +145,7 @@ def show_status(directory: Path = DirectoryOption, as_json: bool = JsonOption) -
         typer.echo(json.dumps(found, indent=2))
         return
     console = Console(highlight=False)
-    for line in status.headline(found):
+    for line in (*status.network_lines(found), *status.headline(found)):
         console.print(line)
     console.print()
     console.print(status.table(found))
@@ -150,6 +175,33 @@ def thaw(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: b
 def start(what: str = WhatArgument, directory: Path = DirectoryOption, as_json: bool = JsonOption) -> None:
     """Start what was killed, with the very same command line."""
     _print_done(control.start(_absolute(directory), what), as_json)
+
+
+@app.command()
+def cut(
+    what: str = typer.Argument(help=WAYS_HELP, metavar="SITE|FROM:TO"),
+    one_way: bool = typer.Option(False, "--one-way", help="Lose only what goes from FROM to TO; SITE is SITE:all."),
+    only: Only | None = typer.Option(None, "--only", help="Lose only this of what sites say to each other."),
+    keep_lan: bool = typer.Option(False, "--keep-lan", help="The clinic on the site's LAN still reaches its servers."),
+    loss: float = typer.Option(WHOLE, "--loss", metavar="PERCENT", help="Lose so much of it instead of all."),
+    directory: Path = DirectoryOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Lose packets in silence: nobody is told and connections stay open. Needs a lab with --network namespaces."""
+    place = _absolute(directory)
+    _print_cuts(cutting.cut(place, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss), as_json)
+
+
+@app.command()
+def heal(
+    what: str | None = typer.Argument(
+        None, help="What was cut, in the same words; everything if left out.", metavar="SITE|FROM:TO"
+    ),
+    directory: Path = DirectoryOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Let packets pass again."""
+    _print_cuts(cutting.heal(_absolute(directory), what), as_json)
 
 
 @app.command()
@@ -195,6 +247,16 @@ def _print_done(done: list[control.Done], as_json: bool) -> None:
         return
     for one in done:
         typer.echo(f"{one.name}: {one.what} (pid {one.pid})")
+
+
+def _print_cuts(found: tuple[Cut, ...], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    for one in found:
+        typer.echo(f"cut: {one.sentence}")
+    if not found:
+        typer.echo("nothing is cut")
 
 
 def _called() -> str:

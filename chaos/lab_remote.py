@@ -6,12 +6,14 @@ Nothing here judges. Every wait has a deadline, and says at the deadline what wa
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from chaos import lab_file
-from chaos.lab import control
+from chaos.lab import control, cutting
+from chaos.lab.cuts import WHOLE, Only
 from chaos.lab_file import LabFile
 from chaos.traffic import Traffic
 from chaos.traffic_script import NON_TRANSACTIONAL
@@ -102,6 +104,23 @@ class RemoteLab:
     def thaw_host(self, node: str) -> None:
         """Let a frozen host go on."""
         control.thaw(self.directory, f"host:{node}")
+
+    def cut_off_primary(self) -> Fault:
+        """Cut the site of the primary off from everybody, clinics included. Raises BadInput for a lab on loopback."""
+        return self._fault(cutting.cut, lambda node: self.file.node(node).site)
+
+    def cut(
+        self, what: str, *, one_way: bool = False, only: Only | None = None, keep_lan: bool = False,
+        loss_percent: float = WHOLE,
+    ) -> AbstractContextManager[None]:  # fmt: skip
+        """Cut as `oscar-ha lab cut` does, for the time of a `with` block. Raises BadInput for a lab on loopback."""
+        return cutting.while_cut(
+            self.directory, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent
+        )
+
+    def heal(self) -> None:
+        """Heal all cuts."""
+        cutting.heal(self.directory)
 
     def start(self, node: str) -> None:
         """Start a database server that has ended."""

@@ -11,13 +11,13 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chaos.lab import database, health, identity, ledger, load, preflight, process, remove, render, seed
+from chaos.lab import connecting, database, health, identity, ledger, load, preflight, process, remove, render, seed
 from chaos.lab.health import Reporter
 from chaos.lab.identity import Identity
 from chaos.lab.layout import (
@@ -28,6 +28,7 @@ from chaos.lab.layout import (
     OSCAR_USER,
     Layout,
     Request,
+    Wires,
     check,
     kinds,
     settings_of,
@@ -35,6 +36,7 @@ from chaos.lab.layout import (
 from chaos.lab.ledger import STARTING, UP, Ledger
 from chaos.lab.names import Kind, Part
 from chaos.lab.render import Programs
+from chaos.lab.topology import ONLOOKER, place_of
 from cluster import certificates
 from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
@@ -75,11 +77,13 @@ def _make_room(layout: Layout, report: Reporter) -> tuple[str, ...]:
                 hint="choose another folder with --dir",
             )
         return ()
-    if remove.living(found):
+    alive = remove.living(found)
+    if any(not remove.is_network(found, one) for one in alive):
         raise BadInput(
             f"a lab runs in {layout.directory} already ({len(found.alive)} processes)",
             hint="see it with: oscar-ha lab status; end it with: oscar-ha lab down; or choose another folder with --dir",
         )
+    remove.end_all(found)
     remove.remove_files(layout)
     report.done("cleared", "what an ended lab had left in the folder")
     return found.made
@@ -113,6 +117,9 @@ class _Builder:
         self._user = pwd.getpwuid(os.geteuid()).pw_name
 
     def run(self) -> Ledger:
+        for folder in FOLDERS:
+            (self._layout.directory / folder).mkdir(mode=0o700)
+        self._connect()
         settings = self._write_files()
         self._start(Kind.ZOOKEEPER)
         self._seed(settings)
@@ -133,22 +140,30 @@ class _Builder:
         self._save(replace(self._lab, state=UP))
         return self._lab
 
+    def _connect(self) -> None:
+        """Make the network that was asked for, or say why everything is on loopback instead."""
+        if self._request.wires is Wires.LOOPBACK:
+            return
+        self._report.working("making the network")
+        found, why = connecting.connect(self._request, self._layout, self._lab.lab_id)
+        self._save(replace(self._lab, network=found))
+        told = f"not possible here ({why}): everything is on loopback, at no distance, and nothing can be cut"
+        self._report.done("network", f"{len(found.hosts)} hosts in {found.block}.0/24" if found else told)
+
     # -- files ------------------------------------------------------------------------------------------------------
 
     def _write_files(self) -> Settings:
-        """Write everything that can be known before a process runs, and let its readers check it."""
-        for folder in FOLDERS:
-            (self._layout.directory / folder).mkdir(mode=0o700)
+        """Write everything that can be known before a server runs, and let its readers check it."""
         for part in kinds(self._request.parts, Kind.ZOOKEEPER):
             self._layout.data(part.name).mkdir()
             (self._layout.data(part.name) / "myid").write_text(f"{part.number}\n", encoding="utf-8")
         for name in SECRETS:
             write_private(self._layout.secret(name), secrets.token_urlsafe(SECRET_BYTES) + "\n")
         if self._request.tls:
-            write_certificates(self._layout)
+            write_certificates(self._layout, self._lab.hosts.values())
         if self._request.encrypt_archive:
             add_key(self._layout.secret(ARCHIVE_KEYS))
-        raw = settings_of(self._request, self._lab.ports)
+        raw = settings_of(self._request, self._lab.ports, self._lab.hosts)
         self._layout.settings.write_text(render.toml(raw), encoding="utf-8")
         settings = cluster_settings.load(self._layout.settings)
         for file, text in self._configurations(settings):
@@ -170,7 +185,10 @@ class _Builder:
                 render.option_file(self._layout, node, required, self._request.options, init_file, self._user),
             )
         for part in kinds(self._request.parts, Kind.ZOOKEEPER):
-            yield f"{part.name}.cfg", render.zookeeper(self._layout, part, self._lab.ports, self._request.zookeepers)
+            yield (
+                f"{part.name}.cfg",
+                render.zookeeper(self._layout, part, self._lab.ports, self._request.zookeepers, self._lab.hosts),
+            )
         for clinic in settings.clinics:
             yield f"haproxy-{clinic.name}.cfg", render.haproxy(clinic, settings.nodes)
         yield "prometheus.yml", render.prometheus(settings)
@@ -187,7 +205,8 @@ class _Builder:
 
     def _seed(self, settings: Settings) -> None:
         self._report.working("making the databases")
-        statements = (*database.account_statements(settings), *seed.oscar_statements(self._secret("oscar")))
+        onlooker = self._lab.network.topology.host(ONLOOKER) if self._lab.network is not None else None
+        statements = (*database.account_statements(settings, onlooker), *seed.oscar_statements(self._secret("oscar")))
         seed.make(self._request, self._programs, self._lab.lab_id, statements, self._user, os.environ)
         seed.copy(self._layout, [node.name for node in settings.nodes])
         self._report.done("data directories", f"{len(settings.nodes)} identical ones, accounts included")
@@ -201,6 +220,8 @@ class _Builder:
         for kind in wanted:
             for part in kinds(self._request.parts, kind):
                 command = render.command(part, self._layout, self._programs, self._lab.ports)
+                if self._lab.network is not None:
+                    command = (*self._lab.network.enter(place_of(part)), *command)
                 started = process.spawn(part.name, command, self._layout, self._lab.lab_id)
                 self._save(self._lab.with_started(started))
 
@@ -222,11 +243,11 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_certificates(layout: Layout) -> None:
-    """Write the lab's certificates. All its parts are one host and share one. The authority's key is not kept."""
+def write_certificates(layout: Layout, hosts: Iterable[str] = ()) -> None:
+    """Write the lab's certificates. All its parts share one, wherever they are. The authority's key is not kept."""
     authority = certificates.make_authority("lab")
     layout.certificate("authority").write_bytes(authority.certificate_pem)
-    issued = certificates.issue(authority, (HOST, "localhost"))
+    issued = certificates.issue(authority, (HOST, "localhost", *hosts))
     issued.write(layout.certificate("server"), layout.certificate("server-key"))
 
 

@@ -1,5 +1,6 @@
 """What the lab takes from the database dialect. It adds nothing of its own to what the product demands of a server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.dialect import dialect_of
@@ -22,8 +23,11 @@ def require(settings: Settings) -> None:
         raise BadInput(f"the databases cannot be replicated: {text}", hint="mend the --mysqld-option")
 
 
-def account_statements(settings: Settings) -> tuple[str, ...]:
-    """Return the SQL that makes the accounts of oscar-ha."""
+def account_statements(settings: Settings, onlooker: str | None = None) -> tuple[str, ...]:
+    """Return the SQL that makes the accounts of oscar-ha. `onlooker` is from where a lab in namespaces is looked at."""
+    if onlooker is not None:
+        # Administrators come from the hosts of nodes; this makes the machine itself one of those.
+        settings = replace(settings, nodes=(*settings.nodes, replace(settings.nodes[0], host=onlooker)))
     return dialect_of(settings).account_statements(settings, read_secrets(settings))
 
 

@@ -7,6 +7,7 @@ kernel takes ports for outgoing connections, so that a killed process finds its 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ SOCKET_PATH_BYTES_MAX = 107
 """A Unix socket's address holds no more (unix(7))."""
 PORT_MIN, PORT_MAX = 1024, 65_535
 SERVER_ID_REPLICATOR = 100
-AUTOMATIC_MAX = 10_000
 """A replicator's server id is this plus its site's."""
+AUTOMATIC_MAX = 10_000
+DISTANCE_MAX = 20.0
+EVERYWHERE: Mapping[str, str] = {}
+"""The addresses of a lab that is all on loopback: no place has one of its own."""
 _PLAIN_PATH = re.compile(r"^[A-Za-z0-9/._,:+@%=~-]+$")
 _OPTION_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
 
@@ -49,6 +53,15 @@ class Option:
     value: str | None
 
 
+class Wires(StrEnum):
+    """What is between the processes of a lab."""
+
+    LOOPBACK = "loopback"
+    """Everything is one host, at no distance, and nothing can be cut."""
+    NAMESPACES = "namespaces"
+    """Every site and every clinic is a host of its own, as far away as in life, and can be cut off."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a person asked of `lab up`."""
@@ -63,6 +76,11 @@ class Request:
     """Whether the replication links use it."""
     encrypt_archive: bool = False
     acks: Acks = Acks.ONE
+    wires: Wires = Wires.LOOPBACK
+    distance: float = 1.0
+    """What the usual round trips between the places are multiplied with; 0 is none."""
+    owner: int | None = None
+    """With this process the lab ends; only one with namespaces notices."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -104,6 +122,9 @@ class Layout:
 
     def certificate(self, name: str) -> Path:
         return self.directory / "tls" / f"{name}.pem"
+
+    def run(self, file: str) -> Path:
+        return self.directory / "run" / file
 
     def socket(self, node: str) -> Path:
         return self.directory / "run" / f"{node}.sock"
@@ -162,6 +183,9 @@ def check(request: Request) -> None:
     rules = (
         (1 <= request.clinics <= CLINICS_MAX, f"--clinics {request.clinics}: choose from 1 to {CLINICS_MAX}"),
         (request.zookeepers in ZOOKEEPERS, f"--zookeepers {request.zookeepers}: choose 1 or 3 (two tolerate no loss)"),
+        (request.wires is Wires.LOOPBACK or request.zookeepers > 1,
+         f"--zookeepers {request.zookeepers} with --network {request.wires.value}: choose 3, one in each site"),
+        (0 <= request.distance <= DISTANCE_MAX, f"--distance {request.distance:g}: choose from 0 to {DISTANCE_MAX:g}"),
         (base is None or PORT_MIN <= base <= PORT_MAX - count,
          f"--base-port {base}: choose from {PORT_MIN} to {PORT_MAX - count}, this lab needs {count} ports"),
         (_PLAIN_PATH.match(str(request.directory)) is not None,
@@ -189,13 +213,15 @@ def port_names(request: Request) -> tuple[str, ...]:
     return (*names, "prometheus")
 
 
-def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
-    """Return the cluster's settings as they are written to TOML."""
+def settings_of(request: Request, ports: Mapping[str, int], hosts: Mapping[str, str] = EVERYWHERE) -> dict[str, Any]:
+    """Return the cluster's settings as they are written to TOML; `hosts` are the addresses of the places."""
     layout = Layout(request.directory)
     files = {"ca_file": "authority", "certificate_file": "server", "private_key_file": "server-key"}
     return {
         "name": "lab",
-        "zookeeper": [f"{HOST}:{ports[f'zookeeper-{number}']}" for number in range(1, request.zookeepers + 1)],
+        "zookeeper": [
+            f"{hosts.get(part.site, HOST)}:{ports[part.name]}" for part in kinds(request.parts, Kind.ZOOKEEPER)
+        ],
         "initial_primary": node_name(SITES[0]),
         "acks": request.acks.value,
         # A lab is there to fail over; that too many wait for an operator has a test of its own.
@@ -210,13 +236,16 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
         },
         **({"tls": {key: str(layout.certificate(name)) for key, name in files.items()}} if request.tls else {}),
         "archive": {"key_file": str(layout.secret(ARCHIVE_KEYS))} if request.encrypt_archive else {},
-        "nodes": [_node(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
-        "replicators": [_replicator(layout, ports, number, site) for number, site in enumerate(SITES, 1)],
+        "nodes": [_node(layout, ports, number, site) | _host(hosts, site) for number, site in enumerate(SITES, 1)],
+        "replicators": [
+            _replicator(layout, ports, number, site) | _host(hosts, site) for number, site in enumerate(SITES, 1)
+        ],
         "controllers": [
-            {"name": f"controller-{site}", "site": site, "port": ports[f"controller-{site}"]} for site in SITES
+            {"name": f"controller-{site}", "site": site, "port": ports[f"controller-{site}"], **_host(hosts, site)}
+            for site in SITES
         ],
         "clinics": [
-            {"name": name, "port": ports[name], "runtime_port": ports[f"{name}/runtime"]}
+            {"name": name, "port": ports[name], "runtime_port": ports[f"{name}/runtime"], **_host(hosts, name)}
             for name in (clinic_name(number) for number in range(1, request.clinics + 1))
         ],
     }
@@ -225,6 +254,11 @@ def settings_of(request: Request, ports: Mapping[str, int]) -> dict[str, Any]:
 def kinds(found: Sequence[Part], kind: Kind) -> tuple[Part, ...]:
     """Return the parts of one kind."""
     return tuple(part for part in found if part.kind is kind)
+
+
+def _host(hosts: Mapping[str, str], place: str) -> dict[str, str]:
+    """Return the setting that names where something is; on loopback that needs no word."""
+    return {"host": hosts[place]} if place in hosts else {}
 
 
 def _node(layout: Layout, ports: Mapping[str, int], number: int, site: str) -> dict[str, Any]:

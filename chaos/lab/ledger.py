@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from chaos.lab import identity
+from chaos.lab import network as lab_network
 from chaos.lab.identity import NEVER, Identity, Life
-from chaos.lab.layout import Layout
+from chaos.lab.layout import EVERYWHERE, Layout
 from chaos.lab.names import Part, parts
+from chaos.lab.network import Network
 from cluster import records
 from cluster.errors import BadInput, Refused
 
@@ -63,6 +65,13 @@ class Ledger:
     ports: Mapping[str, int] = field(default_factory=dict)
     started: Mapping[str, Started] = field(default_factory=dict)
     public: Mapping[str, Any] = field(default_factory=dict)
+    network: Network | None = None
+    """None when everything is on loopback."""
+
+    @property
+    def hosts(self) -> Mapping[str, str]:
+        """Return the address of every place; nothing when all are on loopback."""
+        return EVERYWHERE if self.network is None else self.network.hosts
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -98,6 +107,7 @@ def document(ledger: Ledger) -> dict[str, Any]:
         "made": list(ledger.made),
         "ports": dict(ledger.ports),
         "started": {name: asdict(one) for name, one in ledger.started.items()},
+        "network": None if ledger.network is None else lab_network.document(ledger.network),
     }
     return {**public, "processes": pids, "lab": own}
 
@@ -148,6 +158,7 @@ def parse(raw: Mapping[str, Any]) -> Ledger:
         made=tuple(own["made"]),
         ports={str(name): int(port) for name, port in own["ports"].items()},
         started={name: Started(**{**one, "command": tuple(one["command"])}) for name, one in own["started"].items()},
+        network=lab_network.parse(own.get("network")),
         public={key: value for key, value in raw.items() if key not in ("processes", "lab")},
     )
 

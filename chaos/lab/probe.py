@@ -30,10 +30,10 @@ def listens(host: str, port: int) -> bool:
     return False
 
 
-def zookeeper_mode(port: int) -> str:
+def zookeeper_mode(host: str, port: int) -> str:
     """Return `standalone`, `leader` or `follower`; empty when it does not serve."""
     try:
-        with closing(socket.create_connection((HOST, port), CALL_DEADLINE_MS / 1000)) as connection:
+        with closing(socket.create_connection((host, port), CALL_DEADLINE_MS / 1000)) as connection:
             connection.sendall(b"srvr")
             text = b"".join(iter(lambda: connection.recv(ZOOKEEPER_ANSWER_BYTES_MAX), b"")).decode(errors="replace")
     except OSError:
@@ -107,9 +107,10 @@ def part_missing(part: Part, settings: Settings, ports: Mapping[str, int]) -> st
     port = ports.get(part.name, 0)
     match part.kind:
         case Kind.ZOOKEEPER:
-            return "" if zookeeper_mode(port) else "does not serve yet"
+            host = settings.zookeeper[part.number - 1].rpartition(":")[0]
+            return "" if zookeeper_mode(host, port) else "does not serve yet"
         case Kind.DATABASE:
-            return "" if listens(HOST, port) else "does not accept connections yet"
+            return "" if listens(settings.node(part.node).host, port) else "does not accept connections yet"
         case Kind.WATCHDOG:
             return answers(f"{settings.node(part.node).watchdog_url}/health")
         case Kind.REPLICATOR:

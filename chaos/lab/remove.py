@@ -56,7 +56,8 @@ def end_all(found: Ledger) -> None:
         alive = living(found)
         if not alive:
             return
-        process.end(alive)
+        # The network goes last: without it the servers would wait for each other instead of ending.
+        process.end([one for one in alive if not is_network(found, one)] or alive)
     raise Bug("processes of the lab appear faster than they can be ended", hint="see which with: oscar-ha lab status")
 
 
@@ -64,6 +65,11 @@ def living(found: Ledger) -> tuple[Identity, ...]:
     """Return every living process of the lab."""
     known = {one.identity for one in found.alive} | set(identity.marked(found.lab_id))
     return tuple(sorted(known, key=lambda one: one.pid))
+
+
+def is_network(found: Ledger, one: Identity) -> bool:
+    """Return whether this process is what holds the lab's network: alone it is no lab."""
+    return found.network is not None and one == found.network.holder
 
 
 def remove_files(layout: Layout) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from chaos.lab.layout import HOST, Layout, Option
-from chaos.lab.names import Kind, Part
+from chaos.lab.layout import EVERYWHERE, HOST, Layout, Option
+from chaos.lab.names import SITES, Kind, Part
 from cluster.errors import Bug
 from cluster.settings import Clinic, Node, Settings
 
@@ -87,6 +87,7 @@ def option_file(
         "pid_file": str(node.pid_file),
         "init_file": str(init_file),
         "tmpdir": str(layout.temporary(node.name)),
+        "bind_address": node.host,
     }
     if node.admin_port is not None:
         identity["extra_port"] = str(node.admin_port)
@@ -110,15 +111,17 @@ def haproxy(clinic: Clinic, nodes: Sequence[Node]) -> str:
     )
 
 
-def zookeeper(layout: Layout, part: Part, ports: Mapping[str, int], count: int) -> str:
+def zookeeper(
+    layout: Layout, part: Part, ports: Mapping[str, int], count: int, hosts: Mapping[str, str] = EVERYWHERE
+) -> str:
     """Return the configuration of one ZooKeeper; a single one knows of no others."""
     members = (
-        f"server.{number}={HOST}:{ports[f'zookeeper-{number}/quorum']}:{ports[f'zookeeper-{number}/election']}"
+        f"server.{number}={hosts.get(SITES[number - 1], HOST)}:{ports[f'zookeeper-{number}/quorum']}:{ports[f'zookeeper-{number}/election']}"
         for number in range(1, count + 1)
     )
     return _template("zoo.cfg").substitute(
         data=layout.data(part.name),
-        host=HOST,
+        host=hosts.get(part.site, HOST),
         port=ports[part.name],
         members="\n".join(members) if count > 1 else "",
     )

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chaos.lab import ledger, probe
 from chaos.lab.identity import Life
 from chaos.lab.layout import Layout
 from chaos.lab.names import SITES, Kind, node_name
+from chaos.lab.network import Network
 from cluster import settings
 
 COLOURS: Mapping[str, str] = {
@@ -50,8 +52,29 @@ def gather(directory: Path) -> dict[str, Any]:
             }
             for part in lab.parts
         },
+        "network": None if lab.network is None else _network(lab.network),
         "cluster": state,
     }
+
+
+def _network(found: Network) -> dict[str, Any]:
+    return {
+        "life": found.life.value,
+        "hosts": found.hosts,
+        "namespaces": {place: found.path(place) for place in found.namespaces},
+        "distance": found.distance,
+        "cuts": [{**asdict(one), "sentence": one.sentence} for one in found.cuts],
+    }
+
+
+def network_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what is cut, in rich markup; nothing for a lab on loopback."""
+    network = found["network"]
+    if network is None:
+        return []
+    if network["life"] == Life.ENDED.value:
+        return ["[bold red]the network has ended[/]: nobody reaches anybody; oscar-ha lab down, then up again"]
+    return [f"[bold red]cut[/]: {escape(one['sentence'])}" for one in network["cuts"]]
 
 
 def headline(found: Mapping[str, Any]) -> list[str]:
