@@ -10,15 +10,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from itertools import cycle, islice
 from struct import Struct
 from typing import NamedTuple
 
 from cluster.binlog.events import GroupTracker, Kind, gtid_of
 from cluster.binlog.framing import (
-    EVENT_BYTES_MIN,
-    EVENT_SIZE,
-    HEADER_BYTES,
     PART_BYTES_MAX,
     EventHeader,
     packet,
@@ -26,6 +22,7 @@ from cluster.binlog.framing import (
 )
 from cluster.errors import MalformedStream
 from cluster.position import Position
+from replicator.packets import framed
 
 NATIVE = b"mysql_native_password"
 SERVER_VERSION = b"5.5.5-10.11.0-MariaDB-oscar-ha"
@@ -49,8 +46,6 @@ _RESPONSE = Struct("<IIB23x")
 _DUMP = Struct("<IHI")
 _SHORT = Struct("<H")
 _SET = re.compile(r"\s*SET\s+@(\w+)\s*=\s*(.*?)\s*;?\s*", re.IGNORECASE | re.DOTALL)
-_NUMBERS = tuple(number << 24 for number in range(256))
-"""The sequence numbers of packets where they stand: behind three bytes of length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +179,6 @@ class EventPackets:
     def __init__(self, sequence: int, *, semi_sync: bool = False) -> None:
         self._sequence = sequence
         self._lead = LEAD_SEMI_SYNC if semi_sync else LEAD
-        self._head = Struct(f"<I{len(self._lead)}s")
         self._skipped: Position | None = None
         self._tracker: GroupTracker | None = None
         self._skipping = False
@@ -207,29 +201,15 @@ class EventPackets:
     def events(self, data: bytes) -> tuple[bytes, int]:
         """Return the whole events at the beginning of `data` as packets, and how many bytes of `data` they are.
 
-        Raises MalformedStream. This loop is what a reader costs: no object of ours is made for an event, and its bytes
-        are copied, which costs less than a view of so few.
+        Raises MalformedStream.
         """
-        lead, end = self._lead, len(data)
-        if self._skipped is not None or end + len(lead) >= PART_BYTES_MAX:
+        if self._skipped is not None:
             return self._one_by_one(data)
-        parts, done = list[bytes](), 0
-        append, unpack, head = parts.append, EVENT_SIZE.unpack_from, self._head.pack
-        extra, last = len(lead), end - HEADER_BYTES
-        for number in islice(cycle(_NUMBERS), self._sequence, None):
-            if done > last:
-                break
-            (size,) = unpack(data, done)
-            behind = done + size
-            if behind > end or size < EVENT_BYTES_MIN:
-                break
-            append(head(size + extra | number, lead))
-            append(data[done:behind])
-            done = behind
-        if done == 0:
+        packets, done, count = framed(data, self._lead, self._sequence)
+        if count == 0:
             return self._one_by_one(data)
-        self._sequence = (self._sequence + len(parts) // 2) & 0xFF
-        return b"".join(parts), done
+        self._sequence = (self._sequence + count) & 0xFF
+        return packets, done
 
     def _one_by_one(self, whole: bytes) -> tuple[bytes, int]:
         """The same, for what must be looked at: events that may be left out, and those that fill several packets."""

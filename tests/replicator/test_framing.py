@@ -1,5 +1,6 @@
 """Framing: cut at every byte, with another packet behind; no length is believed."""
 
+import shutil
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from cluster.binlog.framing import (
 )
 from cluster.errors import MalformedStream
 from cluster.position import Position
+from replicator import packets
 from replicator.frames import Damaged
 from replicator.segments import Segment
 from replicator.streaming import require_checksums
@@ -123,21 +125,51 @@ def test_events_become_packets_however_many_come_together(semi_sync: bool, sizes
     assert done == sum(len(events[number]) for number in whole)
 
 
+@given(
+    sizes=some.lists(some.integers(0, 400), max_size=9), cut=some.integers(0, 60), sequence=some.integers(0, 255),
+    lead=some.sampled_from([b"\0", b"\0\xef\0"]), at=some.integers(0, 2_000), damage=some.binary(max_size=6),
+)  # fmt: skip
+def test_what_is_compiled_frames_as_python_does(
+    sizes: list[int], cut: int, sequence: int, lead: bytes, at: int, damage: bytes
+) -> None:
+    data = b"".join(an_event(16, bytes(size), server_id=1) for size in sizes)
+    data = data[:at] + damage + data[at + len(damage) :]
+    data = data[: max(0, len(data) - cut)]
+
+    assert packets.framed(data, lead, sequence) == packets.framed_in_python(data, lead, sequence)
+
+
+@pytest.mark.parametrize("size", [PART_BYTES_MAX - 2, PART_BYTES_MAX - 1, PART_BYTES_MAX, 2**31, 2**32 - 1])
+def test_what_fills_more_than_a_packet_is_left_to_who_can_split_it(size: int) -> None:
+    event = EVENT[:9] + size.to_bytes(4, "little") + bytes(PART_BYTES_MAX)
+    whole = size + 1 < PART_BYTES_MAX
+
+    for framed in (packets.framed, packets.framed_in_python):
+        assert framed(event, b"\0", 0)[1:] == ((size, 1) if whole else (0, 0))
+
+
+def test_the_loop_that_serving_costs_is_compiled_where_there_is_a_compiler() -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler here: script/setup installs one")
+
+    assert packets.COMPILED, "run script/setup: replicator/_packets.c was not compiled"
+
+
 def test_packets_are_numbered_on_from_call_to_call() -> None:
-    packets, numbers = EventPackets(250), list[int]()
+    stream, numbers = EventPackets(250), list[int]()
     for together in (3, 300, 1, 7):
-        sent, _ = packets.events(EVENT * together)
+        sent, _ = stream.events(EVENT * together)
         numbers += sent[3 :: len(EVENT) + 5]
 
     assert numbers == [(250 + count) % 256 for count in range(311)]
-    assert packets.event(EVENT)[3] == (250 + 311) % 256
+    assert stream.event(EVENT)[3] == (250 + 311) % 256
 
 
 def test_an_event_that_fills_several_packets_is_split_between_small_ones() -> None:
     events = [EVENT, an_event(30, bytes(PART_BYTES_MAX + 5), server_id=1), EVENT]
-    data, packets, found, framer = b"".join(events), EventPackets(0), list[bytes](), PacketFramer()
+    data, stream, found, framer = b"".join(events), EventPackets(0), list[bytes](), PacketFramer()
     while data:
-        sent, done = packets.events(data)
+        sent, done = stream.events(data)
         data = data[done:]
         framer.feed(sent)
         found += packets_in(framer)
