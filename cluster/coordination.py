@@ -31,6 +31,7 @@ from cluster import clock, records
 from cluster.clock import Nanos
 from cluster.errors import BadInput, Conflict, OscarHaError, Unreachable
 from cluster.settings import Timing
+from cluster.zookeeper import Session
 
 Record = TypeVar("Record")
 START_PAUSE_SECONDS = 0.05
@@ -84,23 +85,21 @@ Operation = Create | Replace | Delete | Exists
 
 
 class Coordination:
-    """One ZooKeeper session. All methods are coroutines of the loop that called `start`."""
+    """One ZooKeeper session. All methods are coroutines of the loop that called `start`.
 
-    def __init__(self, hosts: Sequence[str], root: str, timing: Timing) -> None:
+    With `session` it is that of many clusters: who made it starts and stops it. The lease is each cluster's own.
+    """
+
+    def __init__(self, hosts: Sequence[str], root: str, timing: Timing, session: Session | None = None) -> None:
         self.root = root
         self.timing = timing
-        self.client = KazooClient(
-            hosts=",".join(hosts),
-            timeout=timing.session_ttl_ms / 1000,
-            connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0},
-            command_retry={"max_tries": 0},
-        )
+        self.client: Any = session or _kazoo(hosts, timing, self._on_session)
+        self._shared = session
         self.hosts = tuple(hosts)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease_until: Nanos | None = None
         self._record_since: Nanos | None = None
-        self._granted_ms = 0
-        _observe_sessions(self.client, self._on_session)
+        self._granted_by_kazoo_ms = 0
         self._publishing = asyncio.Lock()
         self._versions: dict[str, _Owned] = {}
         self._listeners: list[Callable[[bool], None]] = []
@@ -115,8 +114,12 @@ class Coordination:
         self._loop = asyncio.get_running_loop()
         self.client.add_listener(self._on_state)
         try:
-            await asyncio.to_thread(self.client.start, deadline_ms / 1000)
-        except KazooTimeoutError as error:
+            if self._shared is not None:
+                await self._shared.start(deadline_ms=deadline_ms)
+            else:
+                await asyncio.to_thread(self.client.start, deadline_ms / 1000)
+        except (KazooTimeoutError, TimeoutError) as error:
+            self.client.remove_listener(self._on_state)
             raise BadInput(
                 f"no ZooKeeper answers at {', '.join(self.hosts)} within {deadline_ms:.0f} ms",
                 hint="start ZooKeeper, or mend 'zookeeper' in the settings",
@@ -140,7 +143,15 @@ class Coordination:
                 await self.ensure("")
 
     async def stop(self) -> None:
-        """Close the session at once: ephemeral records go away now, not after the ttl."""
+        """Close the session at once: ephemeral records go away now, not after the ttl. One that is shared lives on:
+        then ours are deleted, if ZooKeeper answers.
+        """
+        if self._shared is not None:
+            self.client.remove_listener(self._on_state)
+            for path, owned in tuple(self._versions.items()):
+                if owned.session == self.session_id:
+                    await self.give_up(path)
+            return
         await asyncio.to_thread(self.client.stop)
         await asyncio.to_thread(self.client.close)
 
@@ -203,14 +214,15 @@ class Coordination:
         """Make `path` and its parents if they do not exist."""
         await self._call(self.client.ensure_path_async, self.path(path))
 
-    async def create(self, path: str, record: object, *, sequence: bool = False) -> str:
-        """Make a persistent znode and return its path. Raises Conflict when it exists."""
+    async def create(self, path: str, record: object, *, sequence: bool = False, ephemeral: bool = False) -> str:
+        """Make a znode, persistent if not said otherwise, and return its path. Raises Conflict when it exists."""
         made = await self._write(
             self.client.create_async,
             self.path(path),
             records.encode(record),
             makepath=True,
             sequence=sequence,
+            ephemeral=ephemeral,
         )
         return str(made)
 
@@ -258,7 +270,7 @@ class Coordination:
         async with self._publishing:
             sent = clock.now()
             known = self._versions.get(path)
-            if known is None or known.session != self._session_id():
+            if known is None or known.session != self.session_id:
                 await self._take(path, data)
             else:
                 await self._set_own(path, data, known)
@@ -267,8 +279,17 @@ class Coordination:
     async def withdraw(self, path: str) -> None:
         """Delete our ephemeral record, if it is ours."""
         known = self._versions.pop(path, None)
-        if known is not None and known.session == self._session_id():
+        if known is not None and known.session == self.session_id:
             await self.delete(path)
+
+    async def give_up(self, path: str) -> None:
+        """Delete what is ephemeral and ours, now, or as soon as ZooKeeper answers a session that lives on."""
+        self._versions.pop(path, None)
+        try:
+            await self.delete(path)
+        except Unreachable:
+            if self._shared is not None:
+                self._shared.owe(self.path(path))
 
     async def _take(self, path: str, data: bytes) -> None:
         """Make our record, replacing one that an earlier run of ours left behind."""
@@ -282,7 +303,7 @@ class Coordination:
         results = await self._call(request.commit_async)
         if any(isinstance(result, Exception) for result in results):
             raise Unreachable(f"{full} changed while it was taken over")
-        self._versions[path], self._record_since = _Owned(self._session_id(), 0), clock.now()
+        self._versions[path], self._record_since = _Owned(self.session_id, 0), clock.now()
 
     async def _set_own(self, path: str, data: bytes, known: "_Owned") -> None:
         full = self.path(path)
@@ -309,13 +330,19 @@ class Coordination:
         """Return the full path of a path below the cluster's root."""
         return f"{self.root}/{path}" if path else self.root
 
-    def _session_id(self) -> int:
+    @property
+    def session_id(self) -> int:
+        """Return which session this is, 0 before the first."""
         identity = self.client.client_id
         return int(identity[0]) if identity else 0
 
+    @property
+    def _granted_ms(self) -> int:
+        return self._shared.granted_ms if self._shared is not None else self._granted_by_kazoo_ms
+
     def _renewed(self, sent: Nanos) -> None:
         """Renew the lease, unless a record of ours went away with a lost session and is not yet made anew."""
-        session = self._session_id()
+        session = self.session_id
         if all(owned.session == session for owned in self._versions.values()):
             ttl_ms = min(self.timing.session_ttl_ms, self._granted_ms)
             self._lease_until = clock.after(sent, ttl_ms - self.timing.lease_margin_ms)
@@ -338,13 +365,8 @@ class Coordination:
         """Run one kazoo `*_async` call with the hard deadline; what comes later is dropped."""
         if self._loop is None or not self.connected:
             raise Unreachable("ZooKeeper is not connected")
-        loop, future = self._loop, self._loop.create_future()
-
-        def done(result: Any) -> None:
-            with suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(_settle, future, result)
-
-        call(*args, **kwargs).rawlink(done)
+        answer = call(*args, **kwargs)
+        future = answer if isinstance(answer, asyncio.Future) else _in_loop(self._loop, answer)
         try:
             async with asyncio.timeout(self.timing.call_deadline_ms / 1000):
                 return await future
@@ -358,6 +380,8 @@ class Coordination:
     def _watcher(self, watch: Callable[[], None] | None) -> Callable[[WatchedEvent], None] | None:
         if watch is None:
             return None
+        if self._shared is not None:
+            return lambda _: watch()
 
         def fired(_: WatchedEvent) -> None:
             if self._loop is not None:
@@ -368,10 +392,10 @@ class Coordination:
 
     def _on_session(self, granted_ms: int) -> None:
         """Runs in kazoo's thread."""
-        self._granted_ms = granted_ms
+        self._granted_by_kazoo_ms = granted_ms
 
     def _on_state(self, state: str) -> None:
-        """Runs in kazoo's thread: hand the news to the loop and never block here."""
+        """Runs in kazoo's thread unless the session is shared: hand the news to the loop and never block here."""
         if self._loop is not None:
             for callback in self._listeners:
                 with suppress(RuntimeError):
@@ -391,6 +415,29 @@ def _lost_race(path: str, error: Exception) -> Conflict:
 def _require_own(stat: Any, known: _Owned, full: str) -> None:
     if stat is None or stat.ephemeralOwner != known.session:
         raise Conflict(f"{full} was taken over by another process of the same name", hint="end one of the two")
+
+
+def _kazoo(hosts: Sequence[str], timing: Timing, granted: Callable[[int], None]) -> KazooClient:
+    client = KazooClient(
+        hosts=",".join(hosts),
+        timeout=timing.session_ttl_ms / 1000,
+        connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0},
+        command_retry={"max_tries": 0},
+    )
+    _observe_sessions(client, granted)
+    return client
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, answer: Any) -> "asyncio.Future[Any]":
+    """Return a future of the loop for what kazoo's threads bring."""
+    future = loop.create_future()
+
+    def done(result: Any) -> None:
+        with suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(_settle, future, result)
+
+    answer.rawlink(done)
+    return future
 
 
 def _observe_sessions(client: KazooClient, granted: Callable[[int], None]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from cluster import http, log, settings
 from cluster.coordination import Coordination
 from cluster.errors import Conflict, OscarHaError
 from cluster.settings import Secrets, Settings
+from cluster.zookeeper import Session
 from controller.api import Api
 from controller.hearing import Hearing
 from controller.leadership import Leader, Leadership
@@ -57,7 +58,9 @@ async def _run(loaded: Settings, secret: Secrets, own: settings.Controller) -> N
 
 
 @asynccontextmanager
-async def controller(loaded: Settings, secret: Secrets, own: settings.Controller) -> AsyncIterator[Loop]:
+async def controller(
+    loaded: Settings, secret: Secrets, own: settings.Controller, shared: Session | None = None
+) -> AsyncIterator[Loop]:
     """Give a controller that is connected, takes part in the election and answers HTTP; its loop is yours to run."""
     timing = replace(
         loaded.timing,
@@ -66,12 +69,13 @@ async def controller(loaded: Settings, secret: Secrets, own: settings.Controller
         call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
     )
     async with AsyncExitStack() as stack:
-        coordination = Coordination(loaded.zookeeper, loaded.root, timing)
+        session = shared or await stack.enter_async_context(a_session(loaded.zookeeper, timing.session_ttl_ms))
+        coordination = Coordination(loaded.zookeeper, loaded.root, timing, session)
         await coordination.start(deadline_ms=START_DEADLINE_MS)
         stack.push_async_callback(coordination.stop)
         mirror = Mirror(coordination, loaded)
         leadership = Leadership(coordination, own.name)
-        stack.callback(leadership.stop)
+        stack.push_async_callback(leadership.stop)
         world = await stack.enter_async_context(World(loaded, secret, coordination, mirror, leadership))
         client = await stack.enter_async_context(http.Client(secret.token))
         loop = Loop(world, Metrics(loaded.name, mirror.view, leadership.valid))
@@ -84,6 +88,16 @@ async def controller(loaded: Settings, secret: Secrets, own: settings.Controller
         renewal = asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url)))
         stack.push_async_callback(_cancelled, renewal)
         yield loop
+
+
+@asynccontextmanager
+async def a_session(hosts: Sequence[str], ttl_ms: int) -> AsyncIterator[Session]:
+    """Give a session that its user starts; it is closed at the end."""
+    session = Session(hosts, ttl_ms)
+    try:
+        yield session
+    finally:
+        await session.stop()
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

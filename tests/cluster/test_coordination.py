@@ -1,8 +1,9 @@
 """The coordination layer against a real ZooKeeper that is frozen, killed and raced (TRAPS.md 28 to 31)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,7 @@ from cluster import clock
 from cluster.coordination import Coordination, Create, Delete, Exists, Replace
 from cluster.errors import BadInput, Conflict, Unreachable
 from cluster.settings import Timing
+from cluster.zookeeper import Session
 from tests.servers.process import free_port
 from tests.servers.proxy import Proxy
 from tests.servers.zookeeper import ZooKeeperServer
@@ -37,9 +39,43 @@ class Note:
     text: str
 
 
+class OfTheLoop(Coordination):
+    """Over a session of the event loop, which is only its own here."""
+
+    def __init__(self, hosts: Sequence[str], root: str, timing: Timing) -> None:
+        self._own = Session(hosts, timing.session_ttl_ms)
+        super().__init__(hosts, root, timing, self._own)
+
+    async def start(self, *, deadline_ms: float) -> None:
+        try:
+            await super().start(deadline_ms=deadline_ms)
+        except BaseException:
+            await self._own.stop()
+            raise
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._own.stop()
+
+
+KIND: ContextVar[type[Coordination]] = ContextVar("KIND")
+
+
+@pytest.fixture(params=[Coordination, OfTheLoop], ids=["kazoo", "loop"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to talk to ZooKeeper keep the same promises: every test is of both."""
+    token = KIND.set(request.param)
+    yield
+    KIND.reset(token)
+
+
+def made(hosts: Sequence[str], root: str, timing: Timing) -> Coordination:
+    return KIND.get()(hosts, root, timing)
+
+
 @asynccontextmanager
 async def a_session(server: ZooKeeperServer, root: str, timing: Timing = TIMING) -> AsyncIterator[Coordination]:
-    coordination = Coordination([server.address], root, timing)
+    coordination = made([server.address], root, timing)
     await coordination.start(deadline_ms=START_DEADLINE_MS)
     try:
         yield coordination
@@ -204,7 +240,8 @@ async def test_a_record_is_never_seen_empty(path: str, zookeeper: ZooKeeperServe
     """Whoever read `leader` in the moment between found nothing in it, and called that a bad record."""
     async with a_session(zookeeper, zookeeper_root) as coordination:
         await coordination.publish(path, Note(text="here"))
-        folder = await asyncio.to_thread(coordination.client.exists, coordination.path(path.rpartition("/")[0]))
+        answer = coordination.client.exists_async(coordination.path(path.rpartition("/")[0]))
+        folder = await (answer if isinstance(answer, asyncio.Future) else asyncio.to_thread(answer.get))
 
         assert folder.cversion == 1, "the record was made, and nothing in its place before"
 
@@ -418,7 +455,7 @@ def end_session(server: ZooKeeperServer, identity: object) -> None:
 async def test_stopping_does_not_wait_for_a_frozen_zookeeper(
     own_zookeeper: ZooKeeperServer, zookeeper_root: str
 ) -> None:
-    coordination = Coordination([own_zookeeper.address], zookeeper_root, TIMING)
+    coordination = made([own_zookeeper.address], zookeeper_root, TIMING)
     await coordination.start(deadline_ms=START_DEADLINE_MS)
     own_zookeeper.freeze()
     begun = clock.now()
@@ -437,7 +474,7 @@ async def test_losing_one_member_of_three_has_no_effect(
 ) -> None:
     """The session, its record and its lease move to another member; nobody is fenced."""
     addresses = [member.address for member in zookeeper_ensemble]
-    coordination = Coordination(addresses, zookeeper_root, WIDE)
+    coordination = made(addresses, zookeeper_root, WIDE)
     await coordination.start(deadline_ms=START_DEADLINE_MS)
     try:
         await publish_until_renewed(coordination)
@@ -457,7 +494,7 @@ async def test_a_member_cut_off_from_the_others_renews_no_lease(
 ) -> None:
     """A majority elsewhere may have named somebody else: what the lonely member says proves nothing."""
     lonely, *others = zookeeper_ensemble
-    coordination = Coordination([lonely.address], zookeeper_root, WIDE)
+    coordination = made([lonely.address], zookeeper_root, WIDE)
     await coordination.start(deadline_ms=START_DEADLINE_MS)
     try:
         await publish_until_renewed(coordination)
@@ -489,7 +526,8 @@ async def publish_until_renewed(coordination: Coordination, since: clock.Nanos |
 
 
 def connected_to(coordination: Coordination, members: list[ZooKeeperServer]) -> ZooKeeperServer:
-    port = coordination.client._connection._socket.getpeername()[1]
+    client = coordination.client
+    port = client.peer[1] if isinstance(client, Session) else client._connection._socket.getpeername()[1]
     return next(member for member in members if member.port == port)
 
 
@@ -498,7 +536,7 @@ def connected_to(coordination: Coordination, members: list[ZooKeeperServer]) -> 
 
 async def test_no_zookeeper_is_said_within_the_deadline() -> None:
     address = f"127.0.0.1:{free_port()}"
-    coordination = Coordination([address], "/oscar-ha/none", TIMING)
+    coordination = made([address], "/oscar-ha/none", TIMING)
     begun = clock.now()
 
     with pytest.raises(BadInput, match=f"no ZooKeeper answers at {address} within 300 ms"):
@@ -507,7 +545,7 @@ async def test_no_zookeeper_is_said_within_the_deadline() -> None:
 
 
 async def test_a_frozen_zookeeper_at_the_start_is_said_in_time(own_zookeeper: ZooKeeperServer) -> None:
-    coordination = Coordination([own_zookeeper.address], "/oscar-ha/frozen", TIMING)
+    coordination = made([own_zookeeper.address], "/oscar-ha/frozen", TIMING)
     own_zookeeper.freeze()
     begun = clock.now()
     try:
@@ -524,7 +562,7 @@ async def test_a_zookeeper_that_shortens_sessions_is_refused(own_zookeeper: ZooK
     own_zookeeper.kill()
     own_zookeeper.tick_ms = 50
     own_zookeeper.start()
-    coordination = Coordination([own_zookeeper.address], "/oscar-ha/short", TIMING)
+    coordination = made([own_zookeeper.address], "/oscar-ha/short", TIMING)
 
     with pytest.raises(BadInput, match=r"ends sessions after 1000 ms, timing\.session_ttl_ms is 2000"):
         await coordination.start(deadline_ms=START_DEADLINE_MS)
@@ -546,7 +584,7 @@ async def test_a_connection_that_breaks_at_the_start_is_made_again(
 
     with Proxy(int(zookeeper.address.rsplit(":", 1)[1])) as proxy:
         proxy.damage_by(cut)
-        one = Coordination([f"127.0.0.1:{proxy.port}"], zookeeper_root, Timing())
+        one = made([f"127.0.0.1:{proxy.port}"], zookeeper_root, Timing())
         try:
             await one.start(deadline_ms=10_000)
             assert await one.get("") is not None

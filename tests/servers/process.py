@@ -94,8 +94,11 @@ class ServerProcess:
             self._process.wait(STOP_DEADLINE_MS / 1000)
 
     def freeze(self) -> None:
-        """Stop the process where it stands: its connections stay open and nothing answers."""
+        """Stop the process where it stands: its connections stay open and nothing answers, from now on."""
         self.send(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        self.wait_until(lambda: all(_is_stopped(one) for one in tasks.iterdir()), deadline_ms=STOP_DEADLINE_MS,
+                        what="frozen in all its threads")  # fmt: skip
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
@@ -131,3 +134,11 @@ def free_port() -> int:
                 _ports_given.add(port)
                 return port
     raise ServerFailed(f"no free port between {PORT_LOWEST} and {PORT_HIGHEST}")
+
+
+def _is_stopped(task: Path) -> bool:
+    """Return whether a thread stands still; one that has ended does."""
+    try:
+        return (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] in "TtZX"
+    except (OSError, IndexError):
+        return True
