@@ -1,35 +1,23 @@
-"""`oscar-ha controller run`: one controller process."""
+"""`oscar-ha controller run`: one controller process, of one cluster or of many."""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import structlog
 import typer
 
-from cluster import http, log, settings
-from cluster.coordination import Coordination
-from cluster.errors import Conflict, OscarHaError
+from cluster import log, settings
+from cluster.errors import BadInput
 from cluster.settings import Secrets, Settings
-from cluster.zookeeper import Session
-from controller.api import Api
-from controller.hearing import Hearing
-from controller.leadership import Leader, Leadership
-from controller.loop import Loop
-from controller.metrics import Metrics
-from controller.mirror import Mirror
-from controller.world import World
+from controller import overview
+from controller.clusters import Clusters
+from controller.serving import controller
 
-START_DEADLINE_MS = 5_000
-CONTROLLER_TTL_MS = 3_000
-"""A controller holds no database: its session may end sooner than a watchdog's, so that the next one leads sooner."""
-CONTROLLER_MARGIN_MS = 500
-CONTROLLER_RENEW_SECONDS = 0.5
+LOOKUP_THREADS = 128
 app = typer.Typer(no_args_is_help=True, help="The controller: observes, decides, executes, records.")
-events = structlog.get_logger()
 
 
 @app.callback()
@@ -39,92 +27,55 @@ def _group() -> None:
 
 @app.command()
 def run(
-    settings_file: Path = typer.Option(..., "--settings", help="The cluster's settings file (TOML)."),
-    name: str = typer.Option(..., "--name", help="Which of the settings' controllers this is."),
+    places: list[Path] = typer.Option(
+        ...,
+        "--settings",
+        help="The cluster's settings file (TOML), again for each other cluster, or a folder of *.toml.",
+    ),
+    name: str = typer.Option(..., "--name", help="Which of the settings' controllers this is, in each of them."),
+    listen: str | None = typer.Option(
+        None, "--listen", help="HOST:PORT of the overview of many clusters: /v1/clusters, and the /metrics of all."
+    ),
 ) -> None:
-    """Run one controller until SIGTERM. Start one in every site; one of them leads."""
-    loaded = settings.load(settings_file)
-    own = loaded.controller(name)
-    secret = settings.read_secrets(loaded)
-    log.set_up(f"controller {own.name}")
-    asyncio.run(_run(loaded, secret, own))
+    """Run one controller until SIGTERM. Start one in every site; one of them leads.
+
+    With one file it ends with 2 when that is wrong. With several files or a folder it serves every cluster by itself:
+    what is wrong with one is logged and shown by --listen, tried again when its file changes and every 30 s, and stops
+    no other. Files that come into the folder are served, what is changed is begun anew, what goes is left.
+    """
+    log.set_up(f"controller {name}")
+    if len(places) == 1 and not places[0].is_dir() and listen is None:
+        loaded = settings.load(places[0])
+        own = loaded.controller(name)
+        asyncio.run(_run(loaded, settings.read_secrets(loaded), own))
+    else:
+        asyncio.run(_run_many(Clusters(places, name), None if listen is None else address_of(listen)))
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Return host and port. Raises BadInput."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise BadInput(f"--listen {text!r}", hint="HOST:PORT, for example 127.0.0.1:8700")
+    return host.strip("[]"), int(port)
 
 
 async def _run(loaded: Settings, secret: Secrets, own: settings.Controller) -> None:
     async with controller(loaded, secret, own) as loop:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+        _at_the_end(loop.stop)
         await loop.run()
 
 
-@asynccontextmanager
-async def controller(
-    loaded: Settings, secret: Secrets, own: settings.Controller, shared: Session | None = None
-) -> AsyncIterator[Loop]:
-    """Give a controller that is connected, takes part in the election and answers HTTP; its loop is yours to run."""
-    timing = replace(
-        loaded.timing,
-        session_ttl_ms=min(CONTROLLER_TTL_MS, loaded.timing.session_ttl_ms),
-        lease_margin_ms=min(CONTROLLER_MARGIN_MS, loaded.timing.lease_margin_ms),
-        call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
-    )
+async def _run_many(clusters: Clusters, listen: tuple[str, int] | None) -> None:
+    _at_the_end(clusters.stop)
+    # Names are looked up in threads that all share: some that hang must leave enough for the others.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUP_THREADS))
     async with AsyncExitStack() as stack:
-        session = shared or await stack.enter_async_context(a_session(loaded.zookeeper, timing.session_ttl_ms))
-        coordination = Coordination(loaded.zookeeper, loaded.root, timing, session)
-        await coordination.start(deadline_ms=START_DEADLINE_MS)
-        stack.push_async_callback(coordination.stop)
-        mirror = Mirror(coordination, loaded)
-        leadership = Leadership(coordination, own.name)
-        stack.push_async_callback(leadership.stop)
-        world = await stack.enter_async_context(World(loaded, secret, coordination, mirror, leadership))
-        client = await stack.enter_async_context(http.Client(secret.token))
-        loop = Loop(world, Metrics(loaded.name, mirror.view, leadership.valid))
-        api = Api(loaded, secret.token, own.name, loop, client)
-        runner = await http.serve(api.app, own.host, own.port, what=f"controller {own.name}")
-        stack.push_async_callback(runner.cleanup)
-        leadership.start()
-        hearing = asyncio.create_task(Hearing(loaded, mirror, leadership, client).run())
-        stack.push_async_callback(_cancelled, hearing)
-        renewal = asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url)))
-        stack.push_async_callback(_cancelled, renewal)
-        yield loop
+        if listen is not None:
+            await stack.enter_async_context(overview.served(clusters, *listen))
+        await clusters.run()
 
 
-@asynccontextmanager
-async def a_session(hosts: Sequence[str], ttl_ms: int) -> AsyncIterator[Session]:
-    """Give a session that its user starts; it is closed at the end."""
-    session = Session(hosts, ttl_ms)
-    try:
-        yield session
-    finally:
-        await session.stop()
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def _renew(coordination: Coordination, leadership: Leadership, leader: Leader) -> None:
-    """Keep our own lease: the right to act for as long as our session certainly lives."""
-    leading = False
-    while True:
-        leadership.changed.clear()
-        try:
-            await coordination.publish(f"controllers/{leader.name}", leader)
-            if leadership.node is not None:
-                await coordination.publish("leader", leader)
-            elif leading:
-                await coordination.withdraw("leader")
-        except Conflict as error:
-            events.warning("leader.superseded", error=str(error))
-        except OscarHaError as error:
-            events.warning("lease.not_renewed", error=str(error))
-        if leading != leadership.valid():
-            leading = leadership.valid()
-            events.info("leading.changed", leading=leading)
-        try:
-            async with asyncio.timeout(CONTROLLER_RENEW_SECONDS):
-                await leadership.changed.wait()
-        except TimeoutError:
-            continue
+def _at_the_end(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)

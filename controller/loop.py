@@ -61,6 +61,11 @@ class Loop:
         self._rungs: dict[str, Rung] = {}
         self._stopping, self._trouble = asyncio.Event(), Repeated()
 
+    @property
+    def stopped(self) -> bool:
+        """Return whether it was told to end."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """End `run` after the current tick."""
         self._stopping.set()

@@ -1,13 +1,14 @@
 """Write through a clinic's own HAProxy and see who took it: the only proof that a clinic can work again."""
 
-import asyncio
 import secrets
+from functools import partial
 
 import pymysql
 from pymysql.constants import ER
 
 from cluster.errors import BadInput, Refused, Unreachable
 from cluster.settings import Clinic, Settings
+from controller.apart import apart
 
 CONNECT_SECONDS = 2
 STATEMENT = (
@@ -18,7 +19,8 @@ STATEMENT = (
 
 async def verify(settings: Settings, password: str, clinic: Clinic, server_id: int, epoch: int) -> None:
     """Write one row as the verify account. Raises Unreachable (retry) or Refused (another server took it)."""
-    await asyncio.to_thread(_verify, settings, password, clinic, server_id, epoch)
+    work = partial(_verify, settings, password, clinic, server_id, epoch)
+    await apart(work, f"verify {clinic.name}")
 
 
 def _verify(settings: Settings, password: str, clinic: Clinic, server_id: int, epoch: int) -> None:

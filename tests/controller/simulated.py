@@ -118,6 +118,12 @@ class Part:
             await self._runner.cleanup()
         await self.coordination.stop()
 
+    async def fall_silent(self) -> None:
+        """Close the HTTP interface; the record stays."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
     async def publish(self) -> None:
         await self.coordination.publish(self.path, self.report())
 

@@ -10,8 +10,8 @@ from cluster import clock
 from cluster.http import Client
 from cluster.records import Role
 from cluster.settings import FailoverRules, Secrets
-from controller.command import controller
 from controller.loop import Loop
+from controller.serving import controller
 from tests.controller.simulated import TOKEN, SimulatedCluster, simulated_settings
 from tests.servers.zookeeper import ZooKeeperServer
 
