@@ -7,6 +7,7 @@ every call ends within the deadline the session was opened with. No caller write
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -77,6 +78,29 @@ class Promoted:
     position: str
 
 
+class Wait(StrEnum):
+    """What a write that does not end waits for."""
+
+    ACKNOWLEDGEMENT = "an acknowledgement"
+    """Some commit waits for a replicator: whoever is behind it in the queue waits for that too."""
+    LOCK = "a lock that another session holds"
+    OTHER = "nothing that the server names"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How full a server is, and what one write waits for."""
+
+    connections: int
+    """Those that count towards the limit."""
+    connections_max: int
+    account: str
+    """Who has the most of them, as user@host; empty when there are none."""
+    account_connections: int
+    wait: Wait | None
+    """None: the write that was asked about is not there any more."""
+
+
 class Session(Protocol):
     """One administrator's connection. Every method raises Unreachable when the server does not answer in time."""
 
@@ -107,6 +131,14 @@ class Session(Protocol):
 
     def meet_requirements(self) -> None:
         """Put back what `unmet` tells, as far as that does not have to wait for a commit. Safe to repeat."""
+        ...
+
+    def places(self) -> tuple[Path, ...]:
+        """Return the folders in which this server writes, as it names them itself."""
+        ...
+
+    def load(self, writer: int | None) -> Load:
+        """Return how full the server is, and what the session `writer` waits for. Touches no disk."""
         ...
 
     def semi_sync_on(self) -> bool:

@@ -70,6 +70,10 @@ class Refused(OscarHaError):
     code = "refused"
 
 
+class CannotWrite(Refused):
+    """The server itself can write nothing: its disk is full or broken, or it is read-only."""
+
+
 class Unauthorized(OscarHaError):
     """No token, or the wrong one."""
 

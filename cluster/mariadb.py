@@ -7,6 +7,7 @@ which accounts are locked is a fact of one server.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +16,9 @@ from pymysql.connections import Connection
 from pymysql.converters import escape_string
 
 from cluster import clock
-from cluster.dialect import ClientSession, Doing, Probe, Promoted, Replication
-from cluster.errors import BadInput, OscarHaError, Refused, Unreachable
+from cluster.dialect import ClientSession, Doing, Load, Probe, Promoted, Replication
+from cluster.errors import BadInput, CannotWrite, OscarHaError, Refused, Unreachable
+from cluster.mariadb_load import load_of
 from cluster.position import Position
 from cluster.settings import Node, Replicator, Secrets, Settings
 
@@ -32,6 +34,8 @@ LOGIN_REFUSED = {1045, 1698, 4151}
 NO_SUCH_SESSION = 1094
 GONE = {1053, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
 """Server shuts down, query interrupted, connection killed; then the client library's own."""
+CANNOT_WRITE = {1021, 1026, 1030, 1036, 1114, 1290, 1598}
+"""Disk full, error writing file, error of the engine, table read-only or full, --read-only, no binary log possible."""
 MS_PER_SECOND = 1000
 CONNECT_SECONDS_MIN = 0.05
 POLL_SECONDS = 0.01
@@ -239,6 +243,16 @@ class MariaDbSession:
             f" WHERE VARIABLE_NAME IN ({', '.join(repr(name.upper()) for name in names)})"
         )
         return {str(name).lower(): str(value) for name, value in rows}
+
+    def places(self) -> tuple[Path, ...]:
+        data, binlog = self._row("SELECT @@global.datadir, @@global.log_bin_basename")
+        return tuple(dict.fromkeys((Path(str(data)), *([Path(str(binlog)).parent] if binlog else []))))
+
+    def load(self, writer: int | None) -> Load:
+        # information_schema.PROCESSLIST makes a temporary table on the disk, which may be full or hung.
+        (most,) = self._row("SELECT @@global.max_connections")
+        rows = self._rows("SHOW PROCESSLIST")
+        return load_of(rows, int(most), self._settings.accounts.admin_user, writer)
 
     def semi_sync_on(self) -> bool:
         return bool(self._row("SELECT @@global.rpl_semi_sync_master_enabled")[0])
@@ -614,6 +628,8 @@ def _translated(error: Exception) -> OscarHaError:
     number = error.args[0] if error.args else 0
     if number in GONE or not isinstance(number, int) or number == 0:
         return Unreachable(f"the database does not answer: {_reason(error)}")
+    if number in CANNOT_WRITE:
+        return CannotWrite(f"the database cannot write: {_reason(error)}")
     return Refused(f"the database refused: {_reason(error)}")
 
 

@@ -123,12 +123,16 @@ def duration(seconds: float) -> str:
 
 def delay_of(text: str) -> int:
     """Return seconds from what a person types: `4` and `1.5` are hours, `30m`, `90s`, `2d` say their unit. Raises BadInput."""
+    return seconds_of(text, "a delay", hint="oscar-ha delay NODE --off ends a delay")
+
+
+def seconds_of(text: str, what: str, *, hint: str = "") -> int:
+    """Return seconds as `delay_of` does. `what` it is stands in the error."""
     match = _DELAY.fullmatch(text.strip().lower())
     if match is None:
-        raise BadInput(f"a delay of {text!r}", hint="hours, as 4 or 0.5; or with a unit, as 30m, 90s, 2d")
+        raise BadInput(f"{what} of {text!r}", hint="hours, as 4 or 0.5; or with a unit, as 30m, 90s, 2d")
     unit = {"m": "min", None: "h"}.get(match[2], match[2])
     seconds = round(float(match[1]) * SECONDS[unit])
     if not 1 <= seconds <= DELAY_SECONDS_MAX:
-        raise BadInput(f"a delay of {text!r} is not between 1 s and {duration(DELAY_SECONDS_MAX)}",
-                       hint="oscar-ha delay NODE --off ends a delay")  # fmt: skip
+        raise BadInput(f"{what} of {text!r} is not between 1 s and {duration(DELAY_SECONDS_MAX)}", hint=hint)
     return seconds

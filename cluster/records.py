@@ -39,6 +39,31 @@ class Database(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Condition(StrEnum):
+    """How a server is that is there. DEGRADED: a person should look. FAILED: another one would do better."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The condition of a server, and everything that speaks for it, the worst first."""
+
+    condition: Condition = Condition.HEALTHY
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        return self.condition is Condition.FAILED
+
+    @property
+    def text(self) -> str:
+        """Return it as a person reads it."""
+        return "; ".join(self.reasons) or self.condition.value
+
+
 class Durability(StrEnum):
     """SYNC: an acknowledgement means on disk in another city. DEGRADED: it does not, and that is recorded."""
 
@@ -248,6 +273,10 @@ class NodeReport:
     crashed: bool = False
     """The server is down, and its binlog says that it did not end in order."""
     restart: RestartReport | None = None
+    health: Health | None = None
+    """None: not known yet, or the watchdog is too old to judge it."""
+    disk_free_bytes: int | None = None
+    """Where the data lies; the least of several file systems."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +297,25 @@ class MassChange:
     """The position before that: to stop a standby, or to restore, there is to be without it."""
     since: str
     """When that was, as the primary's clock said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension:
+    """Something that does not happen by itself for a while, by a person's word: a pause, or a node's maintenance."""
+
+    why: str
+    since: str
+    who: str = ""
+    until: str | None = None
+    """For people only; what counts is `left_seconds`."""
+    left_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Counted down by the leading controller on its own clock; None: until it is taken back."""
+
+    @property
+    def text(self) -> str:
+        """Return why, by whom and until when, as a person says it."""
+        by = f" by {self.who}" if self.who else ""
+        return f"since {self.since}{by}, until {self.until or 'it is taken back'}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

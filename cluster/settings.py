@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from cluster.errors import BadInput
 from cluster.records import Acks, describe
+from cluster.rules import HealthRules
 
 Thing = TypeVar("Thing")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -275,6 +276,7 @@ class Settings:
     timing: Timing = Field(default_factory=Timing)
     failover: FailoverRules = Field(default_factory=FailoverRules)
     rejoin: RejoinRules = Field(default_factory=RejoinRules)
+    health: HealthRules = Field(default_factory=HealthRules)
     alarm: Alarm = Field(default_factory=Alarm)
     tls: Tls | None = None
     """Without it the replication links carry plain text."""
@@ -364,7 +366,7 @@ def contradictions(settings: Settings) -> list[str]:
         (all(node.admin_port != node.port for node in settings.nodes), "a node's admin_port must differ from its port"),
     )  # fmt: skip
     problems = [sentence for holds, sentence in rules if not holds]
-    problems += _degradation(settings)
+    problems += _degradation(settings) + _unhealthy(settings)
     problems += _repeated("site", settings.sites)
     problems += _repeated("node name", [node.name for node in settings.nodes])
     problems += _repeated("site of a node", [node.site for node in settings.nodes])
@@ -397,6 +399,19 @@ def _degradation(settings: Settings) -> list[str]:
             "acks_all_degrade_after_ms must be at least timing.call_deadline_ms, or one slow second leaves a site out"
         ]
     return []
+
+
+def _unhealthy(settings: Settings) -> list[str]:
+    health, timing = settings.health, settings.timing
+    rules: Iterable[tuple[bool, str]] = (
+        (health.late_ms < health.storage_hung_ms,
+         "health.late_ms must be below storage_hung_ms, or nobody is warned before a failover"),
+        (health.silent_busy_ms >= timing.probe_deadline_ms,
+         "health.silent_busy_ms must be at least timing.probe_deadline_ms, or a busy server is hung sooner than an idle one"),
+        (health.disk_full_bytes <= health.disk_warning_bytes,
+         "health.disk_full_bytes must be at most disk_warning_bytes, or a disk is full before anybody is warned"),
+    )  # fmt: skip
+    return [sentence for holds, sentence in rules if not holds]
 
 
 def read_secrets(settings: Settings) -> Secrets:

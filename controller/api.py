@@ -5,7 +5,7 @@ Any controller answers; one that does not lead passes changes on to the one that
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
@@ -18,7 +18,7 @@ from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.records import decode
 from cluster.settings import Settings
-from controller import ordering, rejoin, rejoining, seeding, unsighted
+from controller import ordering, rejoin, rejoining, seeding, suspending, unsighted
 from controller.choose import Candidate, rank
 from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
@@ -32,14 +32,6 @@ HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX = 20, 500
 WHY_CHARACTERS_MAX = 500
 PASSED_ON = "X-Oscar-Ha-Passed-On"
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pause:
-    """Why and since when nothing happens by itself."""
-
-    why: str
-    since: str
 
 
 class Api:
@@ -66,6 +58,8 @@ class Api:
                 web.post("/v1/nodes/{node}/delay", self.delay),
                 web.post("/v1/nodes/{node}/hold", self.hold),
                 web.post("/v1/nodes/{node}/release", self.release),
+                web.post("/v1/nodes/{node}/maintenance", self.maintain),
+                web.delete("/v1/nodes/{node}/maintenance", self.end_maintenance),
                 web.post("/v1/pause", self.pause),
                 web.delete("/v1/pause", self.resume),
                 web.post("/v1/verify", self.verified),
@@ -96,7 +90,11 @@ class Api:
             answer |= {"ready": False, "reasons": [gone]}
         verified = self.mirror.get(VerifyRecord, "verify")
         return web.json_response(
-            {**answer, "pause": self.mirror.get(dict, "pause"), "verify": asdict(verified) if verified else None}
+            {
+                **answer,
+                "pause": asdict(view.pause) if view.pause else None,
+                "verify": asdict(verified) if verified else None,
+            }
         )
 
     async def history(self, request: web.Request) -> web.Response:
@@ -187,22 +185,45 @@ class Api:
         log.info("audit", verb=verb, **answer, peer=request.remote)
         return web.json_response(answer)
 
+    async def maintain(self, request: web.Request) -> web.Response:
+        """Somebody works on a node: `{why?, who?, for_seconds?, force?}`. Given again it replaces what was said."""
+        body, node = await body_of(request), request.match_info["node"]
+        _only(body, {"why", "who", "for_seconds", "force"})
+        record = suspending.requested(body, why=_why(body, "an operator asked"), peer=request.remote)
+        if not self.loop.world.leadership.valid():
+            return web.json_response(await self._pass_on(request, {**body, "who": record.who}))
+        await self.mirror.refresh()
+        plan = self.mirror.get(PlanRecord, "plan")
+        suspending.require_maintainable(self.mirror.view(), plan, node, force=_flag(body, "force"))
+        await self.loop.world.suspend(f"maintenance/{node}", record)
+        log.info("audit", verb="maintenance", node=node, **asdict(record), peer=request.remote)
+        return web.json_response({"node": node, "maintenance": asdict(record)})
+
+    async def end_maintenance(self, request: web.Request) -> web.Response:
+        """Nobody works on a node any more. Safe to repeat."""
+        node = self.settings.node(request.match_info["node"]).name
+        await self.coordination.delete(f"maintenance/{node}")
+        self.mirror.doubt([f"maintenance/{node}"])
+        log.info("audit", verb="maintenance off", node=node, peer=request.remote)
+        return web.json_response({"node": node, "maintenance": None})
+
     async def pause(self, request: web.Request) -> web.Response:
-        """No automatic action until resumed: `{why?}`."""
+        """No automatic action until resumed: `{why?, who?, for_seconds?}`. Given again it replaces what was said."""
         body = await body_of(request)
-        _only(body, {"why"})
-        why = _why(body, "an operator asked")
-        try:
-            await self.coordination.create("pause", Pause(why=why, since=clock.utc_now()))
-        except Conflict:
-            log.info("pause.already", why=why)
-        log.info("audit", verb="pause", why=why, peer=request.remote)
-        return web.json_response({"paused": True})
+        _only(body, {"why", "who", "for_seconds"})
+        record = suspending.requested(body, why=_why(body, "an operator asked"), peer=request.remote)
+        if not self.loop.world.leadership.valid():
+            return web.json_response(await self._pass_on(request, {**body, "who": record.who}))
+        await self.mirror.refresh()
+        await self.loop.world.suspend("pause", record)
+        log.info("audit", verb="pause", **asdict(record), peer=request.remote)
+        return web.json_response({"paused": True, "pause": asdict(record)})
 
     async def resume(self, request: web.Request) -> web.Response:
         """Automatic action again: after a pause, or after too many automatic failovers."""
         await self.coordination.delete("pause")
         await self._forgive()
+        self.mirror.doubt(["pause"])
         log.info("audit", verb="resume", peer=request.remote)
         return web.json_response({"paused": False})
 
@@ -322,6 +343,7 @@ def _node(view: View, name: str, site: str, report: dict[str, Any] | None, step:
     return {
         "node": name, "site": site, "reporting": report is not None, "behind": behind,
         "ordered": asdict(ordered) if ordered else None, "ordered_text": ordered.text if ordered else "", **(report or {}),
+        "maintenance": asdict(facts.maintenance) if facts is not None and facts.maintenance else None,
         "rejoin": {"rung": step.rung.value, "why": step.why} if step else None,
     }  # fmt: skip
 

@@ -109,6 +109,8 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
     replicator = view.replicator(node.site)
     if plan.kind is Kind.SWITCHOVER and node.name == plan.old:
         against.append("it is the primary now")
+    if node.maintenance is not None:
+        against.append(f"it is in maintenance {node.maintenance.text}: oscar-ha maintenance {node.name} off")
     against += _judge_order(plan, node)
     if report is None:
         against.append("its watchdog does not report")
@@ -126,6 +128,8 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
         against.append(f"the replicator of {node.site} does not report")
     if report is not None:
         against += _judge_version(view, report.server_version)
+        if report.health is not None and report.health.failed:
+            against.append(f"it has failed: {report.health.text}")
     return Candidate(node=node.name, able=not against, against=tuple(against), behind=behind)
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from cluster.lineage import History, judge_history
 from cluster.orders import Obeying, duration
 from cluster.position import Position
-from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, NodeReport, Role, SeedPhase
+from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, Health, NodeReport, Role, SeedPhase
 from controller.ackers import acker_repair, acts_on, outside
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
@@ -87,10 +87,10 @@ def judge_primary(view: View, epoch: EpochRecord) -> Judgement:
         return Judgement(Reach.UNKNOWN, f"{epoch.primary} is not in the settings")
     if primary.report is None:
         return _judge_silence(view, epoch, primary)
-    return _judge_report(epoch, primary.report)
+    return _judge_report(view, epoch, primary.report)
 
 
-def _judge_report(epoch: EpochRecord, report: NodeReport) -> Judgement:
+def _judge_report(view: View, epoch: EpochRecord, report: NodeReport) -> Judgement:
     match report.database:
         case Database.DOWN:
             return Judgement(Reach.DOWN, "the server process is gone")
@@ -101,12 +101,37 @@ def _judge_report(epoch: EpochRecord, report: NodeReport) -> Judgement:
         case Database.UP:
             pass
     if report.role is Role.PRIMARY and report.lease_epoch == epoch.epoch:
-        return Judgement(Reach.UP, "the primary is up")
+        return _judge_health(view, epoch, report.health)
     if report.resumable:
         return Judgement(Reach.UNKNOWN, f"it opens again by itself: {report.why}")
     if report.epoch < epoch.epoch:
         return Judgement(Reach.UNKNOWN, f"its watchdog has not seen epoch {epoch.epoch} yet")
     return Judgement(Reach.DOWN, f"it is {report.role.value} and does not open by itself: {report.why}")
+
+
+def _judge_health(view: View, epoch: EpochRecord, health: Health | None) -> Judgement:
+    """It answers. A failed one is replaced only where another one would certainly do better."""
+    if health is None or not health.failed:
+        return Judgement(Reach.UP, "the primary is up")
+    if not view.policy.health_failover:
+        return Judgement(Reach.UP, f"{health.text}; [health] failover is false: nothing is done by itself")
+    if not any(would_do_better(node) for node in view.nodes if node.name != epoch.primary):
+        return Judgement(Reach.UP, f"{health.text}; no other node would do better")
+    return Judgement(Reach.DOWN, health.text)
+
+
+def would_do_better(node: NodeFacts) -> bool:
+    """Return whether a node certainly has not what a failed primary has: a standby that is sound and follows.
+
+    Its lag says nothing here: it is measured by heartbeats, which a failed primary does not write.
+    """
+    report = node.report
+    if report is None or report.health is None or report.health.failed or not report.replicating:
+        return False
+    if node.maintenance is not None:
+        return False
+    ordered = node.order is not None and node.order.in_force
+    return report.role is Role.STANDBY and report.database is Database.UP and not ordered
 
 
 def _judge_silence(view: View, epoch: EpochRecord, primary: NodeFacts) -> Judgement:
@@ -155,7 +180,7 @@ def _follow_repairs(view: View, epoch: EpochRecord) -> list[Repair]:
     return [
         Follow(node=node.name, epoch=epoch.epoch)
         for node in view.nodes
-        if node.name != epoch.primary and may_follow(view, epoch, node)
+        if node.name != epoch.primary and node.maintenance is None and may_follow(view, epoch, node)
     ]
 
 
@@ -180,7 +205,7 @@ def readiness(view: View) -> tuple[str, ...]:
     """Return why a failover would not work now; empty when it would. Exported all the time (TRAPS.md 37)."""
     if view.epoch is None:
         return ("no epoch is open yet",)
-    reasons = ["automatic action is paused"] if view.paused else []
+    reasons = [f"automatic action is paused{f' {view.pause.text}' if view.pause else ''}"] if view.paused else []
     if not view.sighted:
         reasons.append("ZooKeeper is not seen from here: no failover is possible, and the rest is of before")
     if view.flapping is not None:
@@ -191,9 +216,12 @@ def readiness(view: View) -> tuple[str, ...]:
     primary = view.node(view.epoch.primary)
     if primary is not None and primary.report is not None:
         reasons += [f"on {primary.name} {one}" for one in primary.report.unmet]
+        if judgement.reach is Reach.UP and primary.report.health is not None and primary.report.health.failed:
+            reasons.append(f"{primary.name} has failed, and nothing is done by itself: {judgement.why}")
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
     if not any(is_current(node) for node in standbys):
         ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]
+        ordered += [f"{node.name} is in maintenance" for node in standbys if node.maintenance is not None]
         reasons.append(f"no standby is current{': ' * bool(ordered)}{'; '.join(ordered)}")
     if view.durability is None or not view.durability.ackers:
         return (*reasons, "nobody is named to acknowledge")
@@ -218,7 +246,7 @@ def _unproven(view: View, record: DurabilityRecord) -> list[str]:
 def is_current(node: NodeFacts) -> bool:
     """Return whether a standby applies what the primary writes at once. An unknown lag is not current."""
     report = node.report
-    if node.order is not None and node.order.in_force:
+    if node.maintenance is not None or (node.order is not None and node.order.in_force):
         return False
     if report is None or report.role is not Role.STANDBY or report.lag_ms is None:
         return False
@@ -227,8 +255,10 @@ def is_current(node: NodeFacts) -> bool:
 
 def warnings(view: View) -> tuple[str, ...]:
     """Return what a person should mend by day though a failover would work now; empty when all is as it should be."""
-    found = []
-    for node in view.nodes:
+    nodes = [node for node in view.nodes if node.maintenance is None]
+    found = [f"{node.name}: {why}" for node in nodes if node.report is not None and node.report.health is not None
+             for why in node.report.health.reasons]  # fmt: skip
+    for node in nodes:
         if node.report is None:
             found.append(f"{node.name}: its watchdog does not report")
         elif node.report.role not in (Role.PRIMARY, Role.STANDBY):

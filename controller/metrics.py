@@ -77,7 +77,12 @@ class Metrics(Collector):
             float(view.automatic),
         )
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
-
+        maintenance = GaugeMetricFamily(
+            "oscar_ha_maintenance", "1 while somebody works on the node.", labels=["cluster", "node"]
+        )
+        for node in view.nodes:
+            maintenance.add_metric([self._cluster, node.name], float(node.maintenance is not None))
+        yield maintenance
         yield self._ackers(view)
 
     def _ackers(self, view: View) -> Metric:

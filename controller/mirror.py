@@ -16,7 +16,7 @@ from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput
 from cluster.orders import Order
-from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Suspension
 from cluster.settings import Node, Replicator, Settings
 from controller.model import (
     MS_PER_HOUR,
@@ -57,11 +57,12 @@ class Mirror:
             "epoch": EpochRecord,
             "durability": DurabilityRecord,
             "plan": PlanRecord,
-            "pause": dict,
+            "pause": Suspension,
             "verify": VerifyRecord,
             "automatic": AutomaticRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
             **{f"orders/{node.name}": Order for node in settings.nodes},
+            **{f"maintenance/{node.name}": Suspension for node in settings.nodes},
             **{f"rejoin/{node.name}": RejoinRecord for node in settings.nodes},
             **{f"replicators/{one.site}": ReplicatorReport for one in settings.replicators},
         }
@@ -119,6 +120,7 @@ class Mirror:
                 rejoin_attempts_max=self.settings.rejoin.attempts_max,
                 rejoin_within_ms=self.settings.rejoin.within_hours * MS_PER_HOUR,
                 restart_after_ms=self.settings.rejoin.restart_after_seconds * MS_PER_SECOND,
+                health_failover=self.settings.health.failover,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(self._node(node, now) for node in self.settings.nodes),
@@ -128,6 +130,7 @@ class Mirror:
             durability=self.get(DurabilityRecord, "durability"),
             durability_age_ms=self._since_ms(self._renewed_at, "durability", now) or 0.0,
             paused="pause" in self._records,
+            pause=self.get(Suspension, "pause"),
             sighted=self.coordination.connected,
             automatic=self._automatic(now),
         )
@@ -139,6 +142,7 @@ class Mirror:
             report=self.get(NodeReport, f"nodes/{node.name}"),
             absent_ms=self._since_ms(self._absent_since, f"nodes/{node.name}", now),
             order=self.get(Order, f"orders/{node.name}"),
+            maintenance=self.get(Suspension, f"maintenance/{node.name}"),
             rejoin=self.get(RejoinRecord, rejoin),
             rejoin_age_ms=self._since_ms(self._renewed_at, rejoin, now) or 0.0,
             down_ms=self._since_ms(self._down_since, f"nodes/{node.name}", now) or 0.0,

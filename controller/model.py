@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from cluster.orders import Order
 from cluster.position import Position
-from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport
+from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Suspension
 
 MS_PER_MINUTE = 60_000
 MS_PER_HOUR = 60 * MS_PER_MINUTE
@@ -136,6 +136,8 @@ class NodeFacts:
     """For how long we have seen no report, on our own clock; None while there is one."""
     order: Order | None = None
     """What an operator has ordered of it; None: never anything."""
+    maintenance: Suspension | None = None
+    """Somebody works on it: it is no candidate, nothing is done to it by itself, and its absence is no news."""
     rejoin: RejoinRecord | None = None
     """What was done to it by itself; None: never anything."""
     rejoin_age_ms: float = 0.0
@@ -198,6 +200,8 @@ class Policy:
     rejoin_within_ms: float = 24.0 * MS_PER_HOUR
     restart_after_ms: float = 5.0 * MS_PER_MINUTE
     """A crashed server that nobody has started for so long is started by its watchdog."""
+    health_failover: bool = True
+    """Whether a primary that answers, but has failed all the same, is replaced by itself."""
     acker_deadline_ms: float = 2_000.0
     """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 
@@ -215,6 +219,8 @@ class View:
     durability_age_ms: float = 0.0
     """For how long we have seen the durability record as it is."""
     paused: bool = False
+    pause: Suspension | None = None
+    """Who paused it, why, and until when."""
     sighted: bool = True
     """ZooKeeper is seen. If it is not, all of this is of before."""
     automatic: int = 0

@@ -1,4 +1,4 @@
-"""What an operator types: status, switchover, failover, pause, resume, history. Tables for people, `--json` for scripts."""
+"""What an operator types: status, switchover, failover, history. Tables for people, `--json` for scripts."""
 
 import asyncio
 import json
@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import settings
+from cluster import records, settings
 from cluster.errors import BadInput, Unreachable
 from cluster.http import Client
+from cluster.records import Suspension
 
 CALL_DEADLINE_MS = 5_000
 CHANGE_DEADLINE_MS = 100_000
@@ -74,19 +75,6 @@ def failover(
     _change(
         "failover", settings_file, as_json, dry_run, yes, {"to": to, "why": why, "allow_data_loss": allow_data_loss}
     )
-
-
-def pause(why: str | None = WhyOption, settings_file: Path | None = SettingsOption) -> None:
-    """Stop all automatic action, for maintenance. A failure during a pause waits for 'oscar-ha resume'."""
-    body = {"why": why} if why else {}
-    ask(settings_file, lambda client, url: client.post(f"{url}/v1/pause", body, deadline_ms=CALL_DEADLINE_MS))
-    typer.echo("paused: nothing happens by itself until 'oscar-ha resume'")
-
-
-def resume(settings_file: Path | None = SettingsOption) -> None:
-    """Allow automatic action again: after 'oscar-ha pause', or after too many automatic failovers."""
-    ask(settings_file, lambda client, url: client.delete(f"{url}/v1/pause", deadline_ms=CALL_DEADLINE_MS))
-    typer.echo("resumed")
 
 
 def history(
@@ -173,9 +161,12 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         _print_ackers(console, answer["durability"] or {})
     console.print(f"leading controller: {answer['leader'] or 'none'}{', paused' if answer['paused'] else ''}")
     if answer["pause"]:
-        console.print(
-            f"[yellow]paused since {answer['pause'].get('since')}[/]: {escape(str(answer['pause'].get('why')))}"
-        )
+        console.print(f"[yellow]paused[/] {escape(suspended(answer['pause']))}", soft_wrap=True)
+    for node in answer["nodes"]:
+        if node.get("maintenance"):
+            console.print(
+                f"[yellow]in maintenance[/]: {node['node']} {escape(suspended(node['maintenance']))}", soft_wrap=True
+            )
     console.print(_verified(answer.get("verify")))
     if answer["plan"]:
         plan = answer["plan"]
@@ -192,6 +183,11 @@ def _print_status(answer: Mapping[str, Any]) -> None:
             _shown(node.get("position")), _shown(node["behind"]), escape(str(node.get("why", ""))),
         )  # fmt: skip
     console.print(table)
+
+
+def suspended(record: Mapping[str, Any]) -> str:
+    """Return why, by whom and until when something is suspended, as a person says it."""
+    return records.decode(Suspension, record, where="the answer").text
 
 
 def mass_changes(replicators: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]] = ()) -> list[str]:

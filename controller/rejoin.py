@@ -61,6 +61,8 @@ class Facts:
     spent: str
     """Why no attempt may be made now after those that were; empty when one may."""
     automatic: bool
+    maintenance: bool
+    """Somebody works on it."""
     paused: bool
     plan_runs: bool
     primary_up: bool
@@ -123,6 +125,8 @@ def _holds(facts: Facts) -> str:
         return "its watchdog does not report"
     if facts.plan_runs:
         return "a plan is running: a repair waits for it"
+    if facts.maintenance:
+        return "it is in maintenance: nothing is done to it by itself"
     if facts.paused:
         return "paused: no automatic action"
     if not facts.primary_up:

@@ -72,6 +72,7 @@ def facts_of(view: View, node: NodeFacts, *, plan_runs: bool) -> Facts:
         can_seed=why_not_seed(view, node),
         spent=why_not_again(view, node),
         automatic=view.policy.rejoin_automatic,
+        maintenance=node.maintenance is not None,
         paused=view.paused,
         plan_runs=plan_runs,
         primary_up=epoch is not None and judge_primary(view, epoch).reach is Reach.UP,

@@ -153,6 +153,8 @@ def _judge_state(view: View, other: NodeFacts, report: NodeReport) -> list[str]:
     if view.epoch is not None and other.name == view.epoch.primary:
         judged = judge_primary(view, view.epoch)
         return [] if judged.reach is Reach.UP else [f"the primary is {judged.reach.value}: {judged.why}"]
+    if other.maintenance is not None:
+        return ["it is in maintenance"]
     if other.order is not None and other.order.in_force:
         return [f"it is {other.order.text}"]
     if report.role is not Role.STANDBY:

@@ -18,6 +18,7 @@ from controller.leadership import Leader, Leadership
 from controller.loop import Loop
 from controller.metrics import Metrics
 from controller.mirror import Mirror
+from controller.suspending import Countdown
 from controller.world import World
 
 START_DEADLINE_MS = 5_000
@@ -56,6 +57,7 @@ async def controller(
         election = leadership.start()
         beside = (
             election,
+            asyncio.create_task(Countdown(world).run()),
             asyncio.create_task(Hearing(loaded, mirror, leadership, client).run()),
             asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url))),
         )

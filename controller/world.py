@@ -18,6 +18,7 @@ from cluster.errors import BadInput, DeadlinePassed, FencedOut, OscarHaError, Re
 from cluster.http import Client
 from cluster.orders import Order
 from cluster.position import Position
+from cluster.records import Suspension
 from cluster.settings import Clinic, Secrets, Settings
 from controller import haproxy, seeding
 from controller import plan as steps
@@ -117,6 +118,16 @@ class World:
         version = self.mirror.version(path)
         await self.coordination.ensure("orders")
         await self._transact(Create(path, order) if version is None else Replace(path, order, version))
+
+    async def suspend(self, path: str, record: Suspension) -> None:
+        """Write a pause or a maintenance. Raises Conflict when it has just changed."""
+        if "/" in path:
+            await self.coordination.ensure(path.rpartition("/")[0])
+        await self._transact(self._write(path, record))
+
+    async def end_suspension(self, path: str, version: int) -> None:
+        """Let it be over. Raises Conflict when it has just changed."""
+        await self._transact(Delete(path, version))
 
     async def history(self, limit: int) -> list[HistoryRecord]:
         """Return the newest finished plans, newest first."""

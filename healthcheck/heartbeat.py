@@ -13,7 +13,7 @@ import structlog
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.dialect import Session
-from cluster.errors import OscarHaError
+from cluster.errors import CannotWrite, OscarHaError, Refused
 from cluster.settings import Timing
 from healthcheck.worker import Worker
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Writes in a thread; `waits` says whether a write has been under way for too long."""
+    """Writes in a thread; healthcheck/condition.py judges what comes of it."""
 
     def __init__(self, node: str, timing: Timing, connect: Callable[[float], Session]) -> None:
         self._node = node
@@ -32,19 +32,25 @@ class Heartbeat:
         self._worker = Worker("heartbeat")
         self._session: Session | None = None
         self._prepared: tuple[str, int] | None = None
-        self._since: Nanos | None = None
+        self.since: Nanos | None = None
+        """When the write under way began, None when there is none."""
+        self.written: Nanos | None = None
+        """When a heartbeat was last written."""
+        self.refused = self.failed = ""
+        """Why the last write failed: the server can write nothing, or something else. Silence says nothing."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def waits(self) -> bool:
-        """Return whether a write has been waiting for longer than a beat may take."""
-        return self._since is not None and clock.ms_between(self._since, clock.now()) > self._timing.call_deadline_ms
+    def number(self) -> int | None:
+        """Return what the server calls the session that writes."""
+        session = self._session
+        return None if session is None else session.number
 
     def beat(self, generation: str, epoch: int) -> None:
         """Write one heartbeat of `epoch`, unless the one before is still under way."""
-        if self._since is not None:
+        if self.since is not None:
             return
-        self._since = clock.now()
+        self.since = clock.now()
         task = asyncio.get_running_loop().create_task(self._beat(generation, epoch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -52,10 +58,13 @@ class Heartbeat:
     async def _beat(self, generation: str, epoch: int) -> None:
         try:
             await self._worker.run(self._write, generation, epoch)
+            self.written, self.refused, self.failed = clock.now(), "", ""
         except OscarHaError as error:
+            self.refused = error.message if isinstance(error, CannotWrite) else ""
+            self.failed = error.message if isinstance(error, Refused) and not self.refused else ""
             log.info("heartbeat.failed", error=str(error))
         finally:
-            self._since = None
+            self.since = None
 
     def _write(self, generation: str, epoch: int) -> None:
         """Runs in the thread."""

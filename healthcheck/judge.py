@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from cluster.clock import Nanos, ms_between
 from cluster.records import Database, EpochRecord, Role
+from cluster.rules import HealthRules
 from cluster.settings import Timing
 
 MS_PER_SECOND = 1000
@@ -28,16 +29,25 @@ class Sighting:
     """When it last answered a probe; None: never, to us."""
     refused: bool
     """The last probe failed. Without that its silence may be our own: we may have been frozen ourselves."""
+    worked: Nanos | None = None
+    """When it certainly wrote something last, as we saw without asking it."""
+    busy: bool = False
+    """It has been using the processor in the last second."""
 
 
-def judge_database(sighting: Sighting, now: Nanos, timing: Timing) -> Database:
-    """Return the state of the database. A server that starts is DOWN: it serves nobody and is born fenced."""
+def judge_database(sighting: Sighting, now: Nanos, timing: Timing, rules: HealthRules) -> Database:
+    """Return the state of the database. A server that starts is DOWN: it serves nobody and is born fenced.
+
+    One that does not answer but works is overloaded: a failover would throw its clients on the next one.
+    """
     if not sighting.looked:
         return Database.UNKNOWN
     if not sighting.alive or sighting.newborn:
         return Database.DOWN
-    silent_since = sighting.answered if sighting.answered is not None else sighting.seen_since
-    if sighting.refused and ms_between(silent_since, now) >= timing.probe_deadline_ms:
+    answered = sighting.answered if sighting.answered is not None else sighting.seen_since
+    silent_since = answered if sighting.worked is None else max(answered, sighting.worked)
+    patience_ms = rules.silent_busy_ms if sighting.busy else timing.probe_deadline_ms
+    if sighting.refused and ms_between(silent_since, now) >= patience_ms:
         return Database.HUNG
     return Database.UNKNOWN if sighting.answered is None else Database.UP
 

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from cluster.orders import Obeying
 from cluster.position import Position
-from cluster.records import Database, NodeReport, Role
+from cluster.records import Condition, Database, NodeReport, Role
 
 PREFIX = "oscar_ha_watchdog"
 MS_PER_SECOND = 1000
@@ -43,6 +43,13 @@ class _Report(Collector):
         for one in Role:
             role.add_metric((report.node, one.value), float(report.role is one))
         yield role
+        health = GaugeMetricFamily(
+            f"{PREFIX}_health", "1 for the condition of the database.", labels=("node", "condition")
+        )
+        for condition in Condition:
+            if report.health is not None:
+                health.add_metric((report.node, condition.value), float(report.health.condition is condition))
+        yield health
         plain: tuple[tuple[str, str, float | None], ...] = (
             ("database_up", "1 if the database answers.", float(report.database is Database.UP)),
             ("read_only", "1 if the database is read-only.", _number(report.read_only)),
@@ -57,6 +64,7 @@ class _Report(Collector):
             ("held", "1 while it is ordered to stand still.", _number(_is_held(report))),
             ("lease_seconds", "What is left of the lease, 0 without one.", lease_seconds),
             ("without_zookeeper", "1 while it writes by the grants of replicators.", float(bool(report.granted_by))),
+            ("disk_free_bytes", "Free space where the database writes.", _whole(report.disk_free_bytes)),
             ("epoch", "The newest epoch this watchdog has seen.", float(report.epoch)),
             ("sealed_epoch", "Nothing of this epoch or older is opened again.", float(report.sealed_epoch)),
             ("position_sequence", "Sum of the sequence numbers of the position.", _sequence(report.position)),
@@ -84,6 +92,10 @@ def _lag_seconds(report: NodeReport) -> float | None:
 
 
 def _number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _whole(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster import clock
 from cluster.clock import Nanos
-from cluster.dialect import Probe, Replication, Session
+from cluster.dialect import Load, Probe, Replication, Session
 from cluster.errors import OscarHaError
 from cluster.records import Database
+from cluster.rules import HealthRules
 from cluster.settings import Node, Timing
 from healthcheck import server
 from healthcheck.judge import Sighting, judge_database
-from healthcheck.server import Server
+from healthcheck.server import Processor, Server
 from healthcheck.worker import Worker
 
 Connect = Callable[[float], Session]
@@ -26,14 +28,17 @@ class SlowFacts:
     lag_ms: float | None
     unmet: tuple[str, ...]
     """Requirements on an open primary that somebody has broken; empty when it was not asked as one."""
+    load: Load | None = None
 
 
 class Prober:
     """Holds the server process and one probing session."""
 
-    def __init__(self, node: Node, timing: Timing, connect: Connect, died: Callable[[], None]) -> None:
+    def __init__(
+        self, node: Node, timing: Timing, rules: HealthRules, connect: Connect, died: Callable[[], None]
+    ) -> None:
         self._node = node
-        self._timing = timing
+        self._timing, self._rules = timing, rules
         self._connect = connect
         self._died = died
         self._worker = Worker("probe")
@@ -47,6 +52,12 @@ class Prober:
         self._probed_at: Nanos | None = None
         self.slow: SlowFacts | None = None
         self.server_version: str | None = None
+        self.places: tuple[Path, ...] = ()
+        """Where it writes, as it says itself."""
+        self.worked: Nanos | None = None
+        """When it certainly wrote something last, as healthcheck/condition.py saw."""
+        self._processor = Processor()
+        self._asked: Nanos | None = None
         self.trouble: str | None = None
         """Why the last look or probe failed, None after one that worked."""
 
@@ -70,13 +81,20 @@ class Prober:
             seen_since=self.server.seen if self.server is not None else clock.now(),
             answered=self._answered,
             refused=self.trouble is not None,
+            worked=self.worked,
+            busy=self._processor.busy,
         )
-        return judge_database(sighting, clock.now(), self._timing)
+        return judge_database(sighting, clock.now(), self._timing, self._rules)
+
+    def asking_ms(self) -> float | None:
+        """Return for how long the question has been under way that is asked now, None when none is."""
+        return None if self._asked is None else clock.ms_between(self._asked, clock.now())
 
     def look(self) -> None:
         """Find the server process if none is known. From then on its death is known at once."""
         first, self._looked = not self._looked, True
         if self.server is not None:
+            self._processor.look(self.server)
             return
         try:
             found = server.find(self._node)
@@ -90,16 +108,19 @@ class Prober:
             self._newborn = not first
             asyncio.get_running_loop().add_reader(found.pidfd, self._on_death, found)
 
-    async def ask(self, *, slow: bool, opened: bool) -> bool:
+    async def ask(self, *, slow: bool, opened: bool, writer: int | None = None) -> bool:
         """Ask the database. Returns whether it answered; an answer of a process that ended meanwhile does not count."""
         asked, expected, asked_at = self.server, self._expected, clock.now()
         if asked is None:
             return False
+        self._asked = asked_at
         try:
-            probe, more = await self._worker.run(self._ask, slow, opened)
+            probe, more = await self._worker.run(self._ask, slow, opened, writer)
         except OscarHaError as error:
             self.trouble = str(error)
             return False
+        finally:
+            self._asked = None
         if self.server is not asked:
             return False
         self._answered, self._newborn, self.trouble = clock.now(), False, None
@@ -130,14 +151,15 @@ class Prober:
         self._expected += 1
         self.slow = None
 
-    def _ask(self, slow: bool, opened: bool) -> tuple[Probe, SlowFacts | None]:
+    def _ask(self, slow: bool, opened: bool, writer: int | None) -> tuple[Probe, SlowFacts | None]:
         """Runs in the thread."""
         try:
             if self._session is None:
                 self._session = self._connect(self._timing.probe_deadline_ms)
                 self.server_version = self._session.server_version
+                self.places = self._session.places()
             probe = self._session.probe()
-            more = _slow_facts(self._session, opened) if slow else None
+            more = _slow_facts(self._session, opened, writer) if slow else None
         except OscarHaError:
             self._hang_up()
             raise
@@ -151,7 +173,8 @@ class Prober:
     def _on_death(self, ended: Server) -> None:
         asyncio.get_running_loop().remove_reader(ended.pidfd)
         ended.close()
-        self.server = self._answered = self.probe = self.slow = self.trouble = None
+        self.server = self._answered = self.probe = self.slow = self.trouble = self.worked = None
+        self._processor = Processor()
         self._died()
 
     def close(self) -> None:
@@ -162,5 +185,6 @@ class Prober:
             self.server = None
 
 
-def _slow_facts(session: Session, opened: bool) -> SlowFacts:
-    return SlowFacts(session.replication(), session.heartbeat_age_ms(), session.unmet() if opened else ())
+def _slow_facts(session: Session, opened: bool, writer: int | None) -> SlowFacts:
+    load = session.load(writer) if opened else None  # first: what comes after it may read from the disk
+    return SlowFacts(session.replication(), session.heartbeat_age_ms(), session.unmet() if opened else (), load)

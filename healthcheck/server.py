@@ -20,6 +20,9 @@ from cluster.settings import Node
 SERVER_NAMES = {"mariadbd", "mysqld"}
 LISTENING = "0A"
 ENDED_STATES = {"Z", "X"}
+BUSY_WITHIN_MS, BUSY_PART = 1_000.0, 0.2
+MS_PER_SECOND = 1000
+SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -45,6 +48,48 @@ class Server:
     def close(self) -> None:
         """Let the pidfd go."""
         os.close(self.pidfd)
+
+    def is_doomed(self) -> bool:
+        """Return whether it was killed and only the kernel still holds threads of it, as on a hung disk.
+
+        Such a thread ends before it executes one more instruction of the server: it answers nobody and commits nothing.
+        """
+        try:
+            threads = [path.read_text(encoding="utf-8") for path in Path(f"/proc/{self.pid}/task").glob("*/status")]
+        except OSError:
+            return False  # it changes just now: look again
+        return bool(threads) and all(_is_doomed(text) for text in threads)
+
+    def processor_ticks(self) -> int | None:
+        """Return how much processor time it has used, None when it is gone."""
+        try:
+            fields = _fields(self.pid)
+        except OSError:
+            return None
+        return int(fields[11]) + int(fields[12])
+
+
+class Processor:
+    """Whether a server uses the processor: a frozen one does not, an overloaded one does."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[Nanos, int]] = []
+
+    def look(self, server: Server) -> None:
+        """Note how much it has used by now."""
+        ticks, now = server.processor_ticks(), clock.now()
+        if ticks is not None:
+            recent = [one for one in self._looks if clock.ms_between(one[0], now) <= BUSY_WITHIN_MS]
+            self._looks = [*recent, (now, ticks)]
+
+    @property
+    def busy(self) -> bool:
+        """Return whether it used a good part of one core within the last second or so."""
+        if len(self._looks) < 2:
+            return False
+        (began, before), (ended, after) = self._looks[0], self._looks[-1]
+        spent_ms = (after - before) * MS_PER_SECOND / os.sysconf("SC_CLK_TCK")
+        return spent_ms >= BUSY_PART * clock.ms_between(began, ended) > 0
 
 
 def find(node: Node) -> Server | None:
@@ -90,6 +135,14 @@ def _name(pid: int) -> str:
 def _is_zombie(pid: int) -> bool:
     """A server that ended and that nobody has waited for: in a container perhaps for ever. Its files are hidden then."""
     return _fields(pid)[0] in ENDED_STATES
+
+
+def _is_doomed(status: str) -> bool:
+    """Return whether a thread has ended, or sleeps in the kernel with its death already decided."""
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    state = fields.get("State", "").strip()[:1]
+    pending = int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
+    return state in ENDED_STATES or (state == "D" and bool(pending & SIGKILL_PENDING))
 
 
 def _start_ticks(pid: int) -> str:

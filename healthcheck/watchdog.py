@@ -24,9 +24,11 @@ from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
 from healthcheck import halt as halting
 from healthcheck import judge, stuck
+from healthcheck.condition import Keeper
 from healthcheck.halt import Halt
 from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, Standing
+from healthcheck.maintaining import Maintaining
 from healthcheck.memory import MemoryFile
 from healthcheck.metrics import Metrics
 from healthcheck.obey import Act
@@ -114,12 +116,13 @@ class Watchdog:
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
         self._actor, self._fencer, self._halter, self._drainer, self._writer = map(Worker, WORKERS)
-        self.prober = Prober(node, self.timing, self._connect, self._on_death)
+        self.prober = Prober(node, self.timing, settings.health, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
         self.seeding, self.rescuing, self.restarting = Seeding(self, secrets), Rescuing(self), Restarting(self, secrets)
         self._stuck: Stuck | None = None
         self.orders = Orders(node.name, coordination, self._on_order)
+        self.maintaining, self.condition = Maintaining(node.name, coordination, self._tell_changes), Keeper(self)
         self.right = Right(settings, node.site, secrets.token, coordination, self)
 
     # -- what others see ----------------------------------------------------------------------------------------------
@@ -155,6 +158,8 @@ class Watchdog:
             restart=self.restarting.report,
             serial=self.right.serial,
             granted_by=self.right.granted_by(now) if self.role is Role.PRIMARY else (),
+            health=self.condition.health,
+            disk_free_bytes=self.condition.disk_free,
         )
 
     def _database(self) -> Database:
@@ -207,10 +212,10 @@ class Watchdog:
             return f"the database is {database.value}: {self.prober.trouble or self.why}"
         if unmet := self._unmet():
             return "; ".join(unmet)
-        if self.role is Role.PRIMARY and self.heartbeat.waits:
-            return "commits wait for an acknowledgement"
         if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
             return "somebody made the primary read-only"
+        if self.role is Role.PRIMARY and (health := self.condition.health) is not None and health.reasons:
+            return health.text
         if self.role is Role.PRIMARY and (sites := self.right.granted_by(clock.now())):
             return f"ZooKeeper is gone: it writes by the direct word of {' and '.join(sites)}; a failover is not possible now"
         slow = self.prober.slow
@@ -240,7 +245,9 @@ class Watchdog:
                 self.rescuing.run,
                 self.restarting.run,
                 self.orders.run,
+                self.maintaining.run,
                 self.right.run,
+                self.condition.run,
             ):
                 group.create_task(loop())
 
@@ -310,7 +317,8 @@ class Watchdog:
         # While it stands still by order of a comparison, what replication looks like says nothing.
         slow = not self._still and (self.prober.slow is None or self.role is Role.JOINING or self._slow_look.due())
         started = clock.now()
-        if not await self.prober.ask(slow=slow, opened=self.role is Role.PRIMARY):
+        writer = self.heartbeat.number if self.heartbeat.since is not None else None
+        if not await self.prober.ask(slow=slow, opened=self.role is Role.PRIMARY, writer=writer):
             return
         self.metrics.probes.observe(clock.ms_between(started, clock.now()) / MS_PER_SECOND)
         if self._halt is not None and self._halt.over:
@@ -397,7 +405,7 @@ class Watchdog:
             return
         elif self._must_obey(slow.replication, self.prober.probe.position) is not Act.LEAVE:
             self._caught_up_looks = 0
-            if self._restart.due():
+            if self.maintaining.record is None and self._restart.due():
                 await self._obey()
         elif self.role is Role.JOINING and self.orders.is_caught_up(slow.replication):
             self._caught_up_looks += 1
@@ -765,6 +773,8 @@ class Watchdog:
         ended = asyncio.get_running_loop().time() + KILL_DEADLINE_MS / MS_PER_SECOND
         server.kill()
         while self.prober.server is server:
+            if server.is_doomed():  # a hung disk holds it: nothing of it runs any more all the same
+                return self._fenced("killed, held by the kernel", None)
             if asyncio.get_running_loop().time() > ended:
                 raise DeadlinePassed(f"process {server.pid} does not end on SIGKILL", hint="stop the host")
             await asyncio.sleep(0.001)
@@ -932,4 +942,6 @@ def _essence(report: NodeReport) -> object:
     """Return what is worth telling at once: all but what changes all the time."""
     seeding = report.seeding and replace(report.seeding, bytes=0, bytes_per_second=None)
     why = "" if seeding and not seeding.phase.over else report.why
-    return replace(report, position=None, position_age_ms=None, lag_ms=None, seeding=seeding, why=why)
+    return replace(
+        report, position=None, position_age_ms=None, lag_ms=None, seeding=seeding, why=why, disk_free_bytes=None
+    )

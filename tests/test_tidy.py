@@ -26,6 +26,7 @@ PURE = {
     "chaos/history.py",
     "cluster/errors.py",
     "cluster/lineage.py",
+    "cluster/mariadb_load.py",
     "cluster/position.py",
     "controller/ackers.py",
     "controller/advance.py",
@@ -41,6 +42,7 @@ PURE = {
     "controller/rejoin.py",
     "controller/replaying.py",
     "controller/seed.py",
+    "healthcheck/grey.py",
     "healthcheck/judge.py",
     "healthcheck/obey.py",
     "healthcheck/roles.py",
@@ -61,7 +63,7 @@ PURE = {
 PURE_MAY_IMPORT = {
     "bisect", "collections", "collections.abc", "dataclasses", "enum", "fnmatch", "functools", "itertools", "json", "math",
     "operator", "re", "statistics", "struct", "types", "typing", "zlib",
-    "cluster.clock", "cluster.dialect", "cluster.orders", "cluster.records", "cluster.settings",
+    "cluster.clock", "cluster.dialect", "cluster.orders", "cluster.records", "cluster.rules", "cluster.settings",
 }  # fmt: skip
 PURE_MAY_NOT_USE = {
     "cluster.clock": {"now", "seconds_left", "utc_now"},

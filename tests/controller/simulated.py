@@ -17,6 +17,7 @@ from cluster.errors import FencedOut, Refused
 from cluster.records import (
     Database,
     EpochRecord,
+    Health,
     NodeReport,
     ReplicatorReport,
     RescueReport,
@@ -158,7 +159,7 @@ class SimulatedNode(Part):
         self.rescue: RescueReport | None = None
         self.seeding: SeedReport | None = None
         self.restart: RestartReport | None = None
-        self.crashed = False
+        self.crashed, self.health = False, Health()
         self.seeds = asyncio.Event()
         """Not set: an order to seed is answered only later."""
         self.seeds.set()
@@ -170,7 +171,7 @@ class SimulatedNode(Part):
             position=self.position, lag_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
             url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding, serial=SERIAL_MAX,
-            crashed=self.crashed, restart=self.restart,
+            crashed=self.crashed, restart=self.restart, health=self.health,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:

@@ -1,8 +1,10 @@
 """The failover policy as a table: one line a situation."""
 
+from dataclasses import replace
+
 import pytest
 
-from cluster.records import Database, Role
+from cluster.records import Condition, Database, Health, Role
 from controller.decide import Decision, Hold, Mend, Start, decide, readiness, warnings
 from controller.model import Kind, View
 from controller.plan import Follow, NameAckers
@@ -10,6 +12,7 @@ from tests.controller.builders import CLINIC, SINCE, TORONTO, a_node, a_replicat
 
 ALONE = {f"replicator_{site}": a_replicator(site, absent_ms=9_000.0) for site in ("clinic", "toronto", "montreal")}
 DEAF = {f"replicator_{site}": a_replicator(site, connected=False) for site in ("clinic", "toronto", "montreal")}
+SICK = Health(condition=Condition.FAILED, reasons=("its disk is full",))
 SITUATIONS: dict[str, tuple[View, str]] = {
     "all is well: nothing to do": (a_view(), "mend"),
     "the process is gone: failover": (a_view(clinic=a_node("clinic", database=Database.DOWN)), "failover"),
@@ -45,6 +48,41 @@ SITUATIONS: dict[str, tuple[View, str]] = {
     "lease lapsed, it resumes by itself: hold": (
         a_view(clinic=a_node("clinic", role=Role.FENCED, lease_epoch=None, resumable=True)),
         "hold",
+    ),
+    "it answers but has failed, another would do better: failover": (
+        a_view(clinic=a_node("clinic", health=SICK)),
+        "failover",
+    ),
+    "it answers but has failed, and so have all others: mended as ever": (
+        a_view(
+            clinic=a_node("clinic", health=SICK),
+            toronto=a_node("toronto", health=SICK),
+            montreal=a_node("montreal", health=SICK),
+        ),
+        "mend",
+    ),
+    "it has failed, of the others nothing is known": (
+        a_view(
+            clinic=a_node("clinic", health=SICK),
+            toronto=a_node("toronto", health=None),
+            montreal=a_node("montreal", health=None),
+        ),
+        "mend",
+    ),
+    "it has failed, no failover by itself is wanted": (
+        a_view(clinic=a_node("clinic", health=SICK), policy=replace(a_view().policy, health_failover=False)),
+        "mend",
+    ),
+    "overloaded: never a failover": (
+        a_view(clinic=a_node("clinic", health=Health(condition=Condition.DEGRADED, reasons=("overloaded",)))),
+        "mend",
+    ),
+    "cut off from the acker alone: another acker, no failover": (
+        a_view(
+            replicator_toronto=replace(a_replicator("toronto", connected=False, acknowledging=False), idle_ms=2_500.0),
+            durability_age_ms=60_000.0,
+        ),
+        "mend NameAckers",
     ),
     "a fenced node that is behind follows": (a_view(montreal=a_node("montreal", role=Role.FENCED)), "mend Follow"),
     "a node that is ahead stays fenced": (
@@ -137,6 +175,22 @@ def test_readiness_names_every_reason_at_once() -> None:
     assert "no standby is current" in reasons
     assert "toronto does not acknowledge" in reasons
     assert "on db-clinic rpl_semi_sync_master_enabled is OFF" in reasons
+
+
+def test_a_failed_primary_that_nobody_could_replace_is_not_ready() -> None:
+    everybody = {site: a_node(site, health=SICK) for site in ("clinic", "toronto", "montreal")}
+
+    assert any("no other node would do better" in reason for reason in readiness(a_view(**everybody)))
+
+
+def test_what_is_degraded_is_told_and_hides_no_failover() -> None:
+    crowded = Health(
+        condition=Condition.DEGRADED, reasons=("its 151 connections are used up, most of them by oscar@a",)
+    )
+    view = a_view(clinic=a_node("clinic", health=crowded))
+
+    assert readiness(view) == ()
+    assert warnings(view) == ("db-clinic: its 151 connections are used up, most of them by oscar@a",)
 
 
 def test_who_failed_over_too_often_is_not_ready_and_is_told_what_to_do() -> None:

@@ -25,7 +25,7 @@ SAFE = a_rescue(RescueState.COMPLETE)
 AHEAD = Facts(
     role=Role.FENCED, database=Database.UP, is_primary=False, current=True, resumable=False, position=HERE,
     history=History.DIVERGED, rescue=None, seeding=None, restart=None, stuck="", crashed=False, left_ms=0.0, can_restart="",
-    can_seed="", spent="", automatic=True, paused=False, plan_runs=False, primary_up=True,
+    can_seed="", spent="", automatic=True, maintenance=False, paused=False, plan_runs=False, primary_up=True,
 )  # fmt: skip
 RESCUED = replace(AHEAD, rescue=SAFE)
 CRASHED = replace(AHEAD, database=Database.DOWN, crashed=True, position=None, history=None)
@@ -55,6 +55,7 @@ STUCK = replace(AHEAD, role=Role.JOINING, stuck="Duplicate entry '7'", history=H
         pytest.param(replace(RESCUED, plan_runs=True), Rung.HOLD, id="repairs yield to a failover"),
         pytest.param(replace(RESCUED, primary_up=False), Rung.HOLD, id="while the primary is not well no copy is replaced"),
         pytest.param(replace(RESCUED, paused=True), Rung.HOLD, id="paused"),
+        pytest.param(replace(RESCUED, maintenance=True), Rung.HOLD, id="somebody works on it"),
         pytest.param(replace(RESCUED, is_primary=True), Rung.HOLD, id="the primary is left alone"),
         pytest.param(replace(AHEAD, resumable=True), Rung.HOLD, id="it opens again by itself"),
         pytest.param(replace(RESCUED, current=False), Rung.HOLD, id="it judges by an epoch that is over"),

@@ -53,6 +53,15 @@ TIMING = {
     "fence_deadline_ms": 2900,
     "step_deadline_ms": 8000,
 }
+HEALTH = {
+    "storage_hung_ms": 2000,
+    "write_refused_ms": 1500,
+    "silent_busy_ms": 20_000,
+    "late_ms": 500,
+    "disk_warning_bytes": 64 * 2**20,
+    "disk_full_bytes": 8 * 2**20,
+}
+"""As by default, but sooner, and for small disks."""
 SECRETS = {"admin": "admin'secret", "replication": "replication-secret", "verify": "verify-secret", "token": "token"}
 CLIENT, CLIENT_PASSWORD = "oscar", "oscar"
 LOG_FILE_SIZE = "--innodb-log-file-size=16M"
@@ -82,6 +91,7 @@ def make_settings(directory: Path, zookeeper: str, name: str, **timing: int) -> 
         "token_file": str(directory / "token"),
         "accounts": {f"{kind}_password_file": str(directory / kind) for kind in ("admin", "replication", "verify")},
         "timing": TIMING | timing,
+        "health": HEALTH,
         "nodes": [
             {"name": node, "site": site, "server_id": number, "port": node_ports[node], "admin_port": next(ports),
              "pid_file": str(directory / node / "server.pid"), "watchdog_port": next(ports),

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.clock import NANOS_PER_MS, Nanos
 from cluster.records import Database, EpochRecord, Role
+from cluster.rules import HealthRules
 from cluster.settings import Timing
 from healthcheck.judge import (
     Memory,
@@ -48,12 +49,23 @@ def a_sighting(**changes: Any) -> Sighting:
         pytest.param(a_sighting(answered=ms_ago(3000)), Database.UP, id="we were frozen: nobody asked it"),
         pytest.param(a_sighting(answered=None, seen_since=ms_ago(100)), Database.UNKNOWN, id="we came just now"),
         pytest.param(
+            a_sighting(refused=True, answered=ms_ago(9_000), worked=ms_ago(1_000)),
+            Database.UP,
+            id="silent, but it writes",
+        ),
+        pytest.param(
+            a_sighting(refused=True, answered=ms_ago(9_000), busy=True), Database.UP, id="silent and busy: overloaded"
+        ),
+        pytest.param(
+            a_sighting(refused=True, answered=ms_ago(30_000), busy=True), Database.HUNG, id="busy for ever is hung too"
+        ),
+        pytest.param(
             a_sighting(refused=True, answered=None), Database.HUNG, id="it was there before us and never answers"
         ),
     ],
 )
 def test_the_state_of_a_database(sighting: Sighting, expected: Database) -> None:
-    assert judge_database(sighting, NOW, TIMING) is expected
+    assert judge_database(sighting, NOW, TIMING, HealthRules()) is expected
 
 
 def a_record(epoch: int = 5, primary: str = "one") -> EpochRecord:
