@@ -1,8 +1,11 @@
-"""Settings that say when a server that is up is no good all the same. Frozen, typed; part of `cluster/settings.py`.
+"""Settings that say when a server that is up is no good all the same, and what is run when something happens.
 
-A grey failure is never judged by one look: what is instantaneous must hold for a time *and* for several looks.
+Frozen, typed; part of `cluster/settings.py`.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -37,3 +40,58 @@ class HealthRules:
     finds no room, and a binary log that finds none makes every commit wait for a person."""
     connections_warning_percent: Annotated[int, Field(ge=1, le=100)] = 90
     """Clinics are refused at 100; another server would be full as soon."""
+
+
+class HookEvent(StrEnum):
+    """When a command of the clinic's own is run."""
+
+    BEFORE_FAILOVER = "before_failover"
+    AFTER_FAILOVER = "after_failover"
+    BEFORE_SWITCHOVER = "before_switchover"
+    AFTER_SWITCHOVER = "after_switchover"
+    READINESS_LOST = "readiness_lost"
+    READINESS_REGAINED = "readiness_regained"
+    DEGRADED = "degraded"
+    """There is something that a person should mend."""
+    RECOVERED = "recovered"
+
+
+class Must(StrEnum):
+    """What its failure means."""
+
+    BEST_EFFORT = "best_effort"
+    MUST_SUCCEED = "must_succeed"
+
+
+SECONDS_BEFORE_FAILOVER_MAX, SECONDS_BEFORE_SWITCHOVER_MAX = 5.0, 60.0
+
+
+@checked(config=_STRICT, kw_only=True)
+class Hook:
+    """A command of the clinic's own, run by the leading controller. Never by a shell."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    on: tuple[HookEvent, ...] = Field(min_length=1, max_length=8)
+    command: tuple[str, ...] = Field(min_length=1, max_length=100)
+    """The program, with its whole path, and its arguments."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 5.0
+    """Then its whole process group is killed."""
+    must: Must = Must.BEST_EFFORT
+
+
+def hook_contradictions(hooks: Sequence[Hook]) -> list[str]:
+    """Return what is wrong with the hooks, one sentence each, naming the consequence."""
+    found = [f"hook name {name!r} is used {times} times: a key must name one"
+             for name, times in Counter(hook.name for hook in hooks).items() if times > 1]  # fmt: skip
+    for hook in hooks:
+        rules = (
+            (hook.command[0].startswith("/"), f"command {hook.command[0]!r} must begin with /: no path is searched"),
+            (hook.must is Must.BEST_EFFORT or set(hook.on) == {HookEvent.BEFORE_SWITCHOVER},
+             "only a hook of before_switchover alone may be must_succeed: elsewhere it would hold a failover up, or come too late"),
+            (HookEvent.BEFORE_FAILOVER not in hook.on or hook.timeout_seconds <= SECONDS_BEFORE_FAILOVER_MAX,
+             f"timeout_seconds may be at most {SECONDS_BEFORE_FAILOVER_MAX:g} s before a failover: clinics wait for it"),
+            (HookEvent.BEFORE_SWITCHOVER not in hook.on or hook.timeout_seconds <= SECONDS_BEFORE_SWITCHOVER_MAX,
+             f"timeout_seconds may be at most {SECONDS_BEFORE_SWITCHOVER_MAX:g} s before a switchover: its caller waits for it"),
+        )  # fmt: skip
+        found += [f"hook {hook.name!r}: {sentence}" for holds, sentence in rules if not holds]
+    return found

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from cluster.errors import BadInput
 from cluster.records import Acks, describe
-from cluster.rules import HealthRules
+from cluster.rules import HealthRules, Hook, hook_contradictions
 
 Thing = TypeVar("Thing")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -277,6 +277,7 @@ class Settings:
     failover: FailoverRules = Field(default_factory=FailoverRules)
     rejoin: RejoinRules = Field(default_factory=RejoinRules)
     health: HealthRules = Field(default_factory=HealthRules)
+    hooks: tuple[Hook, ...] = Field(default=(), max_length=20)
     alarm: Alarm = Field(default_factory=Alarm)
     tls: Tls | None = None
     """Without it the replication links carry plain text."""
@@ -366,7 +367,7 @@ def contradictions(settings: Settings) -> list[str]:
         (all(node.admin_port != node.port for node in settings.nodes), "a node's admin_port must differ from its port"),
     )  # fmt: skip
     problems = [sentence for holds, sentence in rules if not holds]
-    problems += _degradation(settings) + _unhealthy(settings)
+    problems += _degradation(settings) + _unhealthy(settings) + hook_contradictions(settings.hooks)
     problems += _repeated("site", settings.sites)
     problems += _repeated("node name", [node.name for node in settings.nodes])
     problems += _repeated("site of a node", [node.site for node in settings.nodes])

@@ -18,6 +18,7 @@ from controller import rejoining, seeding
 from controller.advance import failed, next_step, progress
 from controller.choose import Candidate, rank
 from controller.decide import Decision, Hold, Mend, Start, decide
+from controller.hooking import Hooking
 from controller.invariants import check_repair, check_step
 from controller.metrics import Metrics
 from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
@@ -60,6 +61,7 @@ class Loop:
         self._rejoining: asyncio.Task[None] | None = None
         self._rungs: dict[str, Rung] = {}
         self._stopping, self._trouble = asyncio.Event(), Repeated()
+        self._hooks = Hooking(world, metrics)
 
     @property
     def stopped(self) -> bool:
@@ -91,6 +93,7 @@ class Loop:
                         log.warning("tick.failed", error=str(error), code=error.code)
                 await self._pause(pause)
         finally:
+            await self._hooks.close()
             await self._end_rejoining()
 
     async def _end_rejoining(self) -> None:
@@ -110,6 +113,7 @@ class Loop:
         await self.world.mirror.refresh()
         if not self.world.leadership.valid():
             self._refuse_requests()
+            self._hooks.stop()
             return TICK_SECONDS
         plan = self.world.mirror.get(PlanRecord, "plan")
         if plan is not None:
@@ -129,6 +133,7 @@ class Loop:
 
     async def _decide(self) -> float:
         view = self.world.mirror.view()
+        self._hooks.look(view)
         decision = decide(view, clock.utc_now())
         if decision != self.decision:
             log.info("decision.changed", decision=repr(decision)[:500])
@@ -222,6 +227,10 @@ class Loop:
     async def _go_on(self, plan: PlanRecord) -> None:
         """Do steps until the plan ends, waits or fails at one."""
         since_ms = self._since(plan)
+        hooked = self._hooks.before(self.world.mirror.view(), plan)
+        if hooked is None:
+            return  # its hooks run: look again at the next tick
+        plan = await self._keep(plan, hooked)
         while True:
             view = self.world.mirror.view()
             step = next_step(view, plan, clock.utc_now())
@@ -278,9 +287,10 @@ class Loop:
         return plan
 
     async def _finish(self, plan: PlanRecord, ms: float) -> None:
-        done = await self.world.finish(plan, ms)
+        done = await self.world.finish(self._hooks.finishing(plan), ms)
         log.info("plan.ended", id=plan.id, outcome=done.outcome, ms=done.total_ms)
         self.metrics.count(done)
+        self._hooks.after(done)
         request = self._waiting.pop(plan.id, None)
         if request is not None and not request.done.done():
             request.done.set_result(done)

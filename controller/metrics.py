@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller.decide import readiness, warnings
-from controller.model import HistoryRecord, View
+from controller.model import HistoryRecord, HookRun, View
 from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, SettleAckers
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
@@ -36,12 +36,20 @@ class Metrics(Collector):
             "oscar_ha_rejoins_total", "What was done by itself to nodes that came back, by this controller.",
             ["cluster", "node", "rung", "outcome"], registry=self.registry,
         )  # fmt: skip
+        self._hooks = Counter(
+            "oscar_ha_hooks_total", "Runs of hooks by this controller.", ["cluster", "hook", "event", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
         self.registry.register(self)
 
     def count(self, done: HistoryRecord) -> None:
         """Count one finished plan."""
         self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
         self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
+
+    def count_hook(self, done: HookRun) -> None:
+        """Count one run of a hook that has ended."""
+        self._hooks.labels(self._cluster, done.name, done.event, (done.outcome or "").split(":")[0]).inc()
 
     def count_repair(self, repair: NameAckers | SettleAckers | Reseed | Restart | NoteRejoin) -> None:
         """Count one change of the durability record, or one thing done to a node that came back."""

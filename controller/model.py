@@ -277,6 +277,18 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HookRun:
+    """One run of a command of the clinic's own. `outcome` None: it has not ended, as far as anybody has written."""
+
+    event: str
+    name: str
+    outcome: str | None = None
+    took_ms: float | None = None
+    output: str = ""
+    """The last of what it printed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRecord:
     """A running plan and its cursor. Everything a controller without memory needs to go on with it."""
 
@@ -314,6 +326,8 @@ class PlanRecord:
     trouble: str | None = None
     """The last step that failed, and how: it stays when the plan goes on."""
     steps: tuple[StepDone, ...] = field(default=())
+    hooks: tuple[HookRun, ...] = ()
+    """Those that have ended, and at the plan's end those that are to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +350,7 @@ class HistoryRecord:
     """The last step that failed on the way, and how."""
     automatic: bool = False
     """Nobody asked for it."""
+    hooks: tuple[HookRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

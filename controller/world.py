@@ -23,11 +23,13 @@ from cluster.settings import Clinic, Secrets, Settings
 from controller import haproxy, seeding
 from controller import plan as steps
 from controller.advance import Outcome, is_automatic_failover, outcome_of
+from controller.hooks import ended
 from controller.leadership import Leadership
 from controller.mirror import Mirror
 from controller.model import (
     AutomaticRecord,
     HistoryRecord,
+    HookRun,
     PlanRecord,
     Promoted,
     RejoinEvent,
@@ -96,6 +98,7 @@ class World:
             steps=plan.steps,
             trouble=plan.trouble,
             automatic=plan.automatic,
+            hooks=plan.hooks,
         )
         await self.coordination.ensure("history")
         counted = [self._counted()] if is_automatic_failover(plan) else []
@@ -128,6 +131,13 @@ class World:
     async def end_suspension(self, path: str, version: int) -> None:
         """Let it be over. Raises Conflict when it has just changed."""
         await self._transact(Delete(path, version))
+
+    async def note_hooks(self, plan: str, runs: tuple[HookRun, ...]) -> None:
+        """Write into a finished plan how its hooks ended. Raises Conflict when somebody else has just done so."""
+        found = await self.coordination.read(HistoryRecord, f"history/{plan}")
+        if found is not None:
+            record, version = found
+            await self._transact(Replace(f"history/{plan}", replace(record, hooks=ended(record.hooks, runs)), version))
 
     async def history(self, limit: int) -> list[HistoryRecord]:
         """Return the newest finished plans, newest first."""

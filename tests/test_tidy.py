@@ -35,6 +35,7 @@ PURE = {
     "controller/compare/findings.py",
     "controller/compare/table.py",
     "controller/decide.py",
+    "controller/hooks.py",
     "controller/invariants.py",
     "controller/model.py",
     "controller/orders.py",

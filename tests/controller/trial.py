@@ -9,6 +9,7 @@ from typing import Any
 from cluster import clock
 from cluster.http import Client
 from cluster.records import Role
+from cluster.rules import Hook
 from cluster.settings import FailoverRules, Secrets
 from controller.loop import Loop
 from controller.serving import controller
@@ -104,9 +105,11 @@ class Trial:
 
 @asynccontextmanager
 async def a_trial(
-    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5
+    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5, hooks: tuple[Hook, ...] = ()
 ) -> AsyncIterator[Trial]:
-    settings = replace(simulated_settings(root, zookeeper), failover=FailoverRules(automatic_max=automatic_max))
+    settings = replace(
+        simulated_settings(root, zookeeper), failover=FailoverRules(automatic_max=automatic_max), hooks=hooks
+    )
     async with Client(TOKEN) as client, SimulatedCluster(settings) as cluster:
         trial = Trial(cluster, client)
         try:
