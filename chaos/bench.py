@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from chaos import (
     bench_lag,
     bench_large,
     bench_memory,
+    bench_switchover,
     script,
 )
 from chaos.bench_figures import Goal, Measured
@@ -62,14 +63,34 @@ class Bench:
 
     runs: int
     run: Callable[[int, int, Callable[[str], None]], Result]
+    profiles: Mapping[str, Callable[[int, int, Callable[[str], None]], Result]] = field(default_factory=dict)
+    """How it runs with other deadlines than the default ones, for those that can."""
 
 
-def failover(runs: int, seed: int, say: Callable[[str], None]) -> Result:
-    """Measure outages and the gap of a switchover."""
-    folder = (FOLDER / "failover").absolute()
-    with alone(folder, "bench"), bench_failover.FailoverBench(folder, say, seed) as bench:
-        measured = bench.run(runs)
-    return Result(measured.values, bench_failover.UNITS, bench_failover.GOALS, measured.records(), measured.problems)
+def failover(profile: str) -> Callable[[int, int, Callable[[str], None]], Result]:
+    """Return what measures outages."""
+
+    def measure(runs: int, seed: int, say: Callable[[str], None]) -> Result:
+        folder = (FOLDER / "failover").absolute()
+        with alone(folder, "bench"), bench_failover.FailoverBench(folder, say, seed, profile=profile) as bench:
+            found = bench.run(runs)
+        return Result(
+            found.values, bench_failover.UNITS, bench_failover.goals(profile), found.records(), found.problems
+        )
+
+    return measure
+
+
+def switchover(profile: str) -> Callable[[int, int, Callable[[str], None]], Result]:
+    """Return what measures planned changes."""
+
+    def measure(runs: int, seed: int, say: Callable[[str], None]) -> Result:
+        folder = (FOLDER / "switchover").absolute()
+        with alone(folder, "bench"), bench_switchover.SwitchoverBench(folder, say, seed, profile=profile) as bench:
+            found = bench.run(runs)
+        return Result(found.values, bench_switchover.UNITS, bench_switchover.GOALS, found.records(), found.problems)
+
+    return measure
 
 
 def replication(
@@ -89,7 +110,8 @@ def replication(
 
 
 BENCHES: Mapping[str, Bench] = {
-    "failover": Bench(10, failover),
+    "failover": Bench(10, failover("default"), {"fast": failover("fast")}),
+    "switchover": Bench(20, switchover("default"), {"fast": switchover("fast")}),
     "acks": replication("acks", bench_acks.run, bench_acks.UNITS, bench_acks.GOALS, runs=5),
     "apply": replication("apply", bench_apply.run, bench_apply.UNITS, bench_apply.GOALS, runs=5),
     "commit": replication("commit", bench_commit.run, bench_commit.UNITS, bench_commit.GOALS, runs=5),
@@ -109,19 +131,27 @@ def bench(
     runs: Annotated[int | None, typer.Option(help=f"How often, 1 to {RUNS_MAX}; {DEFAULT_RUNS}.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the moments of the faults.")] = 1,
+    profile: Annotated[
+        str, typer.Option(help="The deadlines of the lab: default or fast (failover, switchover).")
+    ] = "default",
     strict: Annotated[bool, typer.Option("--strict", help="Goals of speed count for the exit code too.")] = False,
 ) -> None:
     """Measure one thing and compare it with its goals."""
     if name not in BENCHES:
         raise BadInput(f"there is no bench {name!r}", hint=f"one of: {', '.join(BENCHES)}")
     chosen = BENCHES[name]
+    run = {"default": chosen.run, **chosen.profiles}.get(profile)
+    if run is None:
+        raise BadInput(
+            f"bench {name} has no profile {profile!r}", hint=f"one of: default, {', '.join(chosen.profiles)}"
+        )
     runs = chosen.runs if runs is None else runs
     if not 1 <= runs <= RUNS_MAX:
         raise BadInput(f"--runs {runs}", hint=f"choose from 1 to {RUNS_MAX}")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     started = clock.now()
-    result = chosen.run(runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
-    told = document(name, runs, result, clock.ms_between(started, clock.now()) / 1_000)
+    result = run(runs, seed, lambda line: console.print(escape(line), soft_wrap=True))
+    told = document(name, runs, result, clock.ms_between(started, clock.now()) / 1_000, profile)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -132,7 +162,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def document(name: str, runs: int, result: Result, seconds: float) -> dict[str, Any]:
+def document(name: str, runs: int, result: Result, seconds: float, profile: str = "default") -> dict[str, Any]:
     """Return the bench file."""
     figures = {figure: bench_figures.figure(values, result.units[figure]) for figure, values in result.values.items()}
     return {
@@ -140,6 +170,7 @@ def document(name: str, runs: int, result: Result, seconds: float) -> dict[str, 
         "commit": commit(),
         "machine": machine(),
         "runs": runs,
+        "profile": profile,
         "figures": figures,
         "goals": bench_figures.judge(result.goals, figures),
         "problems": result.problems,

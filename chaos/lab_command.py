@@ -110,6 +110,7 @@ def up(
     ),
     mysqld_option: list[str] = OptionOption,
     acks: Acks = AcksOption,
+    profile: str = typer.Option("default", "--profile", help="The deadlines: default, or fast."),
     base_port: int | None = typer.Option(None, "--base-port", help="Number the ports from here instead of free ones."),
     no_tls: bool = typer.Option(False, "--no-tls", help="Replicate in plain text, without certificates."),
     encrypt_archive: bool = EncryptOption,
@@ -120,7 +121,7 @@ def up(
     options = tuple(parse_option(text) for text in mysqld_option)
     members = zookeepers if zookeepers is not None else 1 if network is Wires.LOOPBACK else 3
     request = Request(directory=_absolute(directory), clinics=clinics, zookeepers=members, load=tuple(load),
-                      wires=network, distance=distance,
+                      wires=network, distance=distance, profile=profile,
                       options=options, base_port=base_port, tls=not no_tls, encrypt_archive=encrypt_archive, acks=acks)  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)

@@ -93,9 +93,24 @@ class RemoteLab:
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
-    def crash_primary(self) -> Fault:
-        """Kill -9 the database server of the primary."""
-        return self._fault(control.kill, lambda node: node)
+    def crash_primary(self, *others: str) -> Fault:
+        """Kill -9 the database server of the primary, and in the same moment the processes called `others`."""
+        return self._fault(lambda lab, node: control.kill(lab, node, *others), lambda node: node)
+
+    def leader(self) -> str:
+        """Return the name of the leading controller. Raises Unreachable when none leads."""
+        leader = self.cluster().get("leader")
+        if not leader:
+            raise Unreachable("no controller leads")
+        return str(leader)
+
+    def freeze_primary_site(self) -> Fault:
+        """Stop every process of the primary's site where it stands."""
+        return self._fault(control.freeze, lambda node: f"site:{self.file.node(node).site}")
+
+    def thaw_site(self, node: str) -> None:
+        """Let the frozen site of a node go on."""
+        control.thaw(self.directory, f"site:{self.file.node(node).site}")
 
     def freeze_primary_host(self) -> Fault:
         """Stop the primary's database server and its watchdog where they stand."""

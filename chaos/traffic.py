@@ -74,6 +74,8 @@ class Writer:
         self.refused_connections = 0
         self.peer: Peer | None = None
         self.gave_up = ""
+        self.longest_wait_ms = 0.0
+        """What one statement or one connection waited for its answer or its error, at most."""
         self._script = script
         self._journal = journal
         self._names = names
@@ -101,6 +103,7 @@ class Writer:
     def _reconnect(self, stop: threading.Event, deadline: Nanos) -> bool:
         give_up = Nanos(min(deadline, clock.after(clock.now(), RECONNECT_SECONDS_MAX * 1_000)))
         while not stop.is_set():
+            begun = clock.now()
             try:
                 self._connection, self.peer = connect(self.clinic, self._names)
                 self._questions = 1
@@ -110,6 +113,8 @@ class Writer:
                 if clock.now() >= give_up:
                     self.gave_up = "" if give_up == deadline else describe(error)
                     return False
+            finally:
+                self._waited_since(begun)
             stop.wait(RECONNECT_PAUSE_S)
         return False
 
@@ -125,9 +130,13 @@ class Writer:
             outcome, error = Outcome.FAILED, str(failure)
         except (pymysql.Error, OSError) as failure:
             outcome, error = outcome_of(failure), describe(failure)
+        self._waited_since(invoked_at)
         self._record(statement, invoked_at, acknowledged_at, outcome, error)
         if outcome is Outcome.UNKNOWN or self._connection is None or not self._connection.open:
             self._disconnect()
+
+    def _waited_since(self, begun: Nanos) -> None:
+        self.longest_wait_ms = max(self.longest_wait_ms, clock.ms_between(begun, clock.now()))
 
     def _record(
         self, statement: Statement, invoked_at: Nanos, acknowledged_at: Nanos | None, outcome: Outcome, error: str

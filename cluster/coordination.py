@@ -354,6 +354,9 @@ class Coordination:
                 f"timing.session_ttl_ms is {self.timing.session_ttl_ms}",
                 hint="raise maxSessionTimeout or tickTime in zoo.cfg, or lower session_ttl_ms",
             )
+        if self._granted_ms > self.timing.session_ttl_ms + ROUNDING_MS:
+            log.warning("sessions.longer_than_asked", asked_ms=self.timing.session_ttl_ms, granted_ms=self._granted_ms,
+                        hint="a host that hangs is noticed so much later: lower tickTime in zoo.cfg")  # fmt: skip
 
     async def _write(self, call: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
         try:

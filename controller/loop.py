@@ -140,7 +140,7 @@ class Loop:
             self.decision = decision
         match decision:
             case Hold():
-                return TICK_SECONDS
+                return min(TICK_SECONDS, _lease_ends_in(view))
             case Start(kind=kind, old=old, why=why):
                 candidate = view.policy.initial_primary if kind is Kind.BOOTSTRAP else None
                 plan = new_plan(view, kind, why, old=old, candidate=candidate, automatic=True)
@@ -302,6 +302,14 @@ class Loop:
             self._clock = (plan.id, clock.now(), plan.steps[-1].ms if plan.steps else 0.0)
         _, start, offset = self._clock
         return lambda: offset + clock.ms_between(start, clock.now())
+
+
+def _lease_ends_in(view: View) -> float:
+    """Return in how many seconds the lease of a primary that is silent will have ended; no news would tell it."""
+    primary = view.node(view.epoch.primary) if view.epoch is not None else None
+    if primary is None or primary.absent_ms is None or view.lease_ended(primary.absent_ms):
+        return TICK_SECONDS
+    return (view.policy.lease_margin_ms - primary.absent_ms) / 1000
 
 
 def new_plan(

@@ -22,9 +22,9 @@ from controller.suspending import Countdown
 from controller.world import World
 
 START_DEADLINE_MS = 5_000
-CONTROLLER_TTL_MS = 3_000
+CONTROLLER_TTL_MS = 2_000
 """A controller holds no database: its session may end sooner than a watchdog's, so that the next one leads sooner."""
-CONTROLLER_MARGIN_MS = 500
+CONTROLLER_MARGIN_MS = 400
 CONTROLLER_RENEW_SECONDS = 0.5
 events = structlog.get_logger()
 

@@ -31,10 +31,11 @@ class _Silent:
         pass
 
 
-def kill(directory: Path, what: str) -> list[Done]:
-    """Kill -9, all of a group in the same moment. One that has ended already is fine."""
+def kill(directory: Path, *what: str) -> list[Done]:
+    """Kill -9, all of them in the same moment. One that has ended already is fine."""
     with ledger.locked(directory):
-        lab, parts = _find(directory, what)
+        found = [_find(directory, one) for one in what]
+        lab, parts = found[0][0], [part for _, some in found for part in some]
         alive = [part.name for part in parts if _life(lab, part) is not Life.ENDED]
         process.kill(lab.started[name].identity for name in alive)
         return [_done(lab, part, "killed" if part.name in alive else "had ended already") for part in parts]

@@ -14,6 +14,7 @@ from typing import Any
 from chaos.lab.names import CLINICS_MAX, SITES, ZOOKEEPERS, Kind, Part, clinic_name, node_name, parts
 from cluster.errors import BadInput
 from cluster.records import Acks
+from cluster.settings import PROFILES
 
 HOST = "127.0.0.1"
 DATABASE = "oscar"
@@ -81,6 +82,8 @@ class Request:
     """What the usual round trips between the places are multiplied with; 0 is none."""
     owner: int | None = None
     """With this process the lab ends; only one with namespaces notices."""
+    profile: str = "default"
+    """Of the deadlines, as in the settings."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -192,6 +195,7 @@ def check(request: Request) -> None:
          f"--dir {str(request.directory)!r}: choose a path of plain letters, digits and ._-/ without spaces"),
         (len(str(longest).encode()) <= SOCKET_PATH_BYTES_MAX,
          f"--dir {request.directory}: {longest} is longer than the {SOCKET_PATH_BYTES_MAX} bytes of a socket's path"),
+        (request.profile in PROFILES, f"--profile {request.profile}: choose one of {', '.join(PROFILES)}"),
         *((path.is_file(), f"--load {path}: there is no such file") for path in request.load),
     )  # fmt: skip
     problems = [sentence for holds, sentence in rules if not holds]
@@ -224,6 +228,7 @@ def settings_of(request: Request, ports: Mapping[str, int], hosts: Mapping[str, 
         ],
         "initial_primary": node_name(SITES[0]),
         "acks": request.acks.value,
+        "profile": request.profile,
         # A lab is there to fail over; that too many wait for an operator has a test of its own.
         "failover": {"automatic_max": AUTOMATIC_MAX},
         "rejoin": {"attempts_max": AUTOMATIC_MAX},

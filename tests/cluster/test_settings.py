@@ -1,7 +1,7 @@
 """Settings: what is wrong is named with its consequence, all at once; secrets never show."""
 
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from cluster import settings
 from cluster.errors import BadInput
-from cluster.settings import Timing
+from cluster.settings import PROFILES, Timing
 
 SITES = ("clinic", "toronto", "montreal")
 
@@ -65,6 +65,28 @@ def test_good_settings_are_taken() -> None:
     assert cluster.archive.key_file is None
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_profile_contradicts_itself(profile: str) -> None:
+    timing = settings.check(changed("profile", profile)).timing
+
+    assert timing == replace(Timing(), **PROFILES[profile])
+
+
+def test_a_deadline_that_is_given_stands_above_the_profile() -> None:
+    whole = changed("timing.session_ttl_ms", 2_500)
+    whole["profile"] = "fast"
+
+    assert settings.check(whole).timing == replace(Timing(), **{**PROFILES["fast"], "session_ttl_ms": 2_500})
+
+
+def test_what_contradicts_a_profile_is_refused_like_any_other() -> None:
+    whole = changed("timing.lease_margin_ms", 700)
+    assert settings.check(whole).timing.lease_margin_ms == 700
+
+    with pytest.raises(BadInput, match="the primary never holds its lease"):
+        settings.check({**whole, "profile": "fast"})
+
+
 def test_settings_do_not_change_once_read() -> None:
     with pytest.raises(AttributeError):
         settings.check(raw()).name = "other"
@@ -114,6 +136,8 @@ BAD_FIELDS: dict[str, tuple[str, object, str]] = {
     "a server id of zero": ("nodes.0.server_id", 0, "nodes.0.server_id: Input should be greater than or equal to 1"),
     "acks that are neither": ("acks", "two", "acks: Input should be 'one' or 'all'"),
     "a name with a space": ("name", "my cluster", "name: String should match pattern"),
+    "a profile that does not exist": ("profile", "quick", "profile: Input should be 'default' or 'fast'"),
+    "deadlines that are none": ("timing", "quick", "timing"),
     "no duration at all": ("timing.session_ttl_ms", 0, "timing.session_ttl_ms: Input should be greater than"),
     "an unknown setting": ("timing.sesion_ttl_ms", 5, "timing.sesion_ttl_ms: Unexpected keyword argument"),
     "another engine": ("engine", "postgres", "engine: Input should be 'mariadb'"),

@@ -70,6 +70,7 @@ def test_any_text_is_one_line_of_an_option_file_or_refused(text: str) -> None:
         (Request(directory=PLACE, clinics=0), "--clinics 0"),
         (Request(directory=PLACE, clinics=21), "--clinics 21"),
         (Request(directory=PLACE, zookeepers=2), "--zookeepers 2"),
+        (Request(directory=PLACE, profile="quick"), "--profile quick: choose one of default, fast"),
         (Request(directory=PLACE, load=(Path("/nowhere.sql"),)), "--load /nowhere.sql"),
         (Request(directory=PLACE, base_port=65_530), "--base-port 65530"),
         (Request(directory=PLACE, base_port=80), "--base-port 80"),
