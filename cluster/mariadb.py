@@ -170,6 +170,11 @@ class MariaDbSession:
         """Close the socket without a farewell: the server may be frozen."""
         self._connection._force_close()  # type: ignore[attr-defined]  # close() would send a packet first
 
+    def limit(self, deadline_ms: float) -> None:
+        seconds = _seconds(deadline_ms)
+        self._connection._read_timeout = seconds  # type: ignore[attr-defined]  # taken anew at every read; there is no setter
+        self._connection._write_timeout = seconds  # type: ignore[attr-defined]
+
     # -- facts ------------------------------------------------------------------------------------------------------
 
     def probe(self) -> Probe:
@@ -600,7 +605,7 @@ def problems(variables: Mapping[str, str], server_id: int) -> list[str]:
 
 
 def _connect(node: Node, port: int, settings: Settings, secrets: Secrets, deadline_ms: float) -> "Connection[Any]":
-    seconds = max(CONNECT_SECONDS_MIN, deadline_ms / MS_PER_SECOND)
+    seconds = _seconds(deadline_ms)
     try:
         return pymysql.connect(
             host=node.host,
@@ -621,6 +626,10 @@ def _connect(node: Node, port: int, settings: Settings, secrets: Secrets, deadli
                 hint=f"mend {settings.accounts.admin_password_file}, or make the account anew",
             ) from error
         raise Unreachable(f"{node.host}:{port}: {_reason(error)}") from error
+
+
+def _seconds(deadline_ms: float) -> float:
+    return max(CONNECT_SECONDS_MIN, deadline_ms / MS_PER_SECOND)
 
 
 def _translated(error: Exception) -> OscarHaError:

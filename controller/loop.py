@@ -222,7 +222,6 @@ class Loop:
         log.info("plan.begins", id=plan.id, why=plan.why, epoch=plan.epoch)
         self._clock = (plan.id, clock.now(), 0.0)
         await self.world.begin(plan)
-        await self.world.mirror.refresh()
 
     async def _go_on(self, plan: PlanRecord) -> None:
         """Do steps until the plan ends, waits or fails at one."""
@@ -267,7 +266,6 @@ class Loop:
             waiting=after.waiting,
         )
         if isinstance(step, steps.Open):  # written in the same transaction as the epoch
-            await self.world.mirror.refresh()
             return after
         return await self._keep(plan, after)
 
@@ -283,7 +281,6 @@ class Loop:
     async def _keep(self, before: PlanRecord, plan: PlanRecord) -> PlanRecord:
         if plan != before:
             await self.world.keep(plan)
-            await self.world.mirror.refresh()
         return plan
 
     async def _finish(self, plan: PlanRecord, ms: float) -> None:

@@ -394,13 +394,26 @@ class World:
             await self.coordination.delete(f"history/{name}")
 
     async def _transact(self, *operations: Operation) -> None:
-        """Write only as the leader: our election node is checked in the same transaction."""
+        """Write only as the leader: our election node is checked in the same transaction.
+
+        What is stale is read again in the same round trip: ZooKeeper answers one session in the order in which it asked.
+        """
         self._require_leading()
+        paths = [operation.path for operation in operations]
+        self.mirror.doubt(paths)
         try:
-            await self.coordination.transact((Exists(self.leadership.node or ""), *operations))
-        finally:
-            # The watch tells it too, but perhaps only after the answer: what follows must not see the past.
-            self.mirror.doubt(operation.path for operation in operations)
+            written, seen = await asyncio.gather(
+                self.coordination.transact((Exists(self.leadership.node or ""), *operations)), self.mirror.refresh(),
+                return_exceptions=True,
+            )  # fmt: skip
+        except BaseException:
+            self.mirror.doubt(paths)
+            raise
+        self.mirror.changed.set()  # the loop has not yet looked at what was read here
+        if seen is not None or written is not None:
+            self.mirror.doubt(paths)
+        if written is not None:
+            raise written
 
     def _require_leading(self) -> None:
         if not self.leadership.valid():

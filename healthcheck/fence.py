@@ -10,8 +10,8 @@ Semi-sync stays on throughout. Whoever calls this kills the server process when 
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Container
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from cluster import clock
@@ -22,7 +22,7 @@ from cluster.errors import DeadlinePassed, OscarHaError, Refused
 POLL_SECONDS = 0.003
 SETTLE_MS = 50.0
 """A write that has just ended politely may take this long to tell its client so; a long report is not waited for."""
-Connect = Callable[[float], Session]
+Connect = Callable[[float], AbstractContextManager[Session]]
 """Opens a session whose every call ends within the given milliseconds."""
 
 
@@ -48,7 +48,9 @@ def close(connect: Connect, *, patience: Nanos, deadline: Nanos, keep: frozenset
             closing.ended.wait(POLL_SECONDS)
         closing.raise_failure()
         _let_settle(control, keep, min(patience, clock.after(clock.now(), SETTLE_MS)))
-        _kill_until_none(control, keep, deadline)
+        # Whoever comes from here on meets a read-only server, and no account that could write to it can log in.
+        before = {one.number for one in control.client_sessions(keep)}
+        _kill_until_none(control, keep, deadline, only=before)
         if control.replication() is not None:
             control.stop_following()  # a fenced server stands still: its position is final
         return Closed(_verified_position(control))
@@ -91,9 +93,9 @@ class _Closing:
             self.ended.set()
 
 
-def _kill_all(session: Session, keep: frozenset[int]) -> bool:
-    """Kill all but the leaders; the leaders only once nobody else is alive. Return whether nobody is left."""
-    there = session.client_sessions(keep)
+def _kill_all(session: Session, keep: frozenset[int], only: Container[int] | None = None) -> bool:
+    """Kill all but the leaders; the leaders only once nobody else is alive. Return whether nobody of `only` is left."""
+    there = [one for one in session.client_sessions(keep) if only is None or one.number in only]
     others = [one for one in there if one.doing in (Doing.IDLE, Doing.BUSY)]
     leaders = [one for one in there if one.doing is Doing.WAITING]
     for one in others or leaders:
@@ -108,8 +110,10 @@ def _let_settle(session: Session, keep: frozenset[int], until: Nanos) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _kill_until_none(session: Session, keep: frozenset[int], deadline: Nanos) -> None:
-    while not _kill_all(session, keep):
+def _kill_until_none(
+    session: Session, keep: frozenset[int], deadline: Nanos, only: Container[int] | None = None
+) -> None:
+    while not _kill_all(session, keep, only):
         _require_time(deadline)
         time.sleep(POLL_SECONDS)
 

@@ -28,6 +28,7 @@ from healthcheck.condition import Keeper
 from healthcheck.halt import Halt
 from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, Standing
+from healthcheck.kept import Kept
 from healthcheck.maintaining import Maintaining
 from healthcheck.memory import MemoryFile
 from healthcheck.metrics import Metrics
@@ -46,6 +47,8 @@ LEASE_LOOK_SECONDS = 0.1
 EPOCH_REREAD_SECONDS = 5.0
 ACCOUNTS_LOOK_MS = 5_000
 RESTART_REPLICATION_MS = 2_000
+BORN_FENCED_MS = 10_000.0
+"""A server that is read-only from its birth may take this long to be closed in full: a starved host has just started it."""
 KILL_DEADLINE_MS = 1_000.0
 STOP_DEADLINE_MS = 60_000.0
 """A server that is to be replaced may take this long to end by itself."""
@@ -116,6 +119,8 @@ class Watchdog:
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
         self._actor, self._fencer, self._halter, self._drainer, self._writer = map(Worker, WORKERS)
+        # One of each thread; a fence asks in one session while another waits in the second.
+        self._acts, self._fencing, self._drains = Kept(self._connect), Kept(self._connect, count=2), Kept(self._connect)
         self.prober = Prober(node, self.timing, settings.health, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))
@@ -327,6 +332,8 @@ class Watchdog:
             await self._meet()
         elif self.role is not Role.PRIMARY:
             await self._keep_closed()
+        elif self._accounts_look.due():
+            await self._warm(self._fencer, self._fencing)
         if slow:
             await self._watch_replication()
             await self._watch_requirements()
@@ -343,7 +350,9 @@ class Watchdog:
             await self._actor.run(self._in_session, fencing.close_accounts)
             self._signal(Signal.FOLLOW, "follows as it did before the watchdog restarted")
         else:
-            await self._close("the lease ended" if self.resumable else "born fenced: nobody has opened it")
+            closed = self.prober.probe is not None and self.prober.probe.read_only
+            why = "the lease ended" if self.resumable else "born fenced: nobody has opened it"
+            await self._close(why, limit_ms=BORN_FENCED_MS if closed else None)
         self._met = self.prober.generation
         self._tell_changes()
 
@@ -366,8 +375,14 @@ class Watchdog:
             await self._resume()
         elif self._accounts_look.due():
             locked = await self._actor.run(self._in_session, fencing.close_accounts)
+            await self._warm(self._drainer, self._drains)
             if locked:
                 log.warning("accounts.locked", count=locked, why="they could write to a read-only server")
+
+    async def _warm(self, worker: Worker, kept: Kept) -> None:
+        """Have the sessions ready of a thread that clinics may wait for next; while it is busy it has them."""
+        if not worker.busy:
+            await worker.run(kept.warm, self.timing.call_deadline_ms)
 
     async def _resume(self) -> bool:
         """Open again after the lease ended, if nothing else happened. Returns whether the database is open now."""
@@ -594,7 +609,7 @@ class Watchdog:
             await self._obey()
 
         def wait() -> tuple[str, str]:
-            with self._connect(wait_ms + self.timing.call_deadline_ms) as session:
+            with self._drains.session(wait_ms + self.timing.call_deadline_ms) as session:
                 here = session.probe().position
                 if Position.parse(here).covers(wanted) or session.applied(
                     position, wait_seconds=wait_ms / MS_PER_SECOND
@@ -755,12 +770,14 @@ class Watchdog:
 
     def _close_blocking(self, patience: clock.Nanos, deadline: clock.Nanos, follows: bool) -> fencing.Closed:
         if follows:  # it is closed already, and clients may read from it
-            with self._connect(clock.ms_between(clock.now(), deadline)) as session:
+            with self._fencing.session(clock.ms_between(clock.now(), deadline)) as session:
                 fencing.close_accounts(session)
                 probe = session.probe()
                 if probe.read_only:
                     return fencing.Closed(probe.position)
-        return fencing.close(self._connect, patience=patience, deadline=deadline, keep=self.prober.session_numbers)
+        return fencing.close(
+            self._fencing.session, patience=patience, deadline=deadline, keep=self.prober.session_numbers
+        )
 
     async def _kill(self, why: str) -> Fenced:
         """Kill the server process: no process, no writes. Raises DeadlinePassed when it does not even die."""
@@ -896,7 +913,7 @@ class Watchdog:
         return self._dialect.connect(self.node, self.settings, self._secrets, deadline_ms=deadline_ms)
 
     def _in_session(self, call: Callable[[Session], Result]) -> Result:
-        with self._connect(self.timing.call_deadline_ms) as session:
+        with self._acts.session(self.timing.call_deadline_ms) as session:
             return call(session)
 
     def _promoted_before(self) -> Promoted:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pymysql
@@ -104,6 +105,33 @@ def test_an_idle_session_is_gone_after_the_fence(site: Site) -> None:
         site.watchdog_one.done("fence", epoch=1)
         with pytest.raises(pymysql.Error):
             cursor.execute("SELECT 1")
+
+
+def test_a_fence_does_not_wait_for_clients_that_come_again_and_again(site: Site) -> None:
+    """HAProxy still sends them here for a moment. They meet a read-only server, and the next primary waits for the fence."""
+    site.start()
+    site.make_primary()
+    ended, came = threading.Event(), []
+
+    def come_again() -> None:
+        while not ended.is_set():
+            with suppress(pymysql.Error), site.one.client() as client, client.cursor() as cursor:
+                cursor.execute("SELECT SLEEP(0.05)")
+                came.append(1)
+
+    clients = [threading.Thread(target=come_again) for _ in range(6)]
+    for one in clients:
+        one.start()
+    eventually(lambda: len(came) > 6, what="nobody comes")
+    answer = site.watchdog_one.done("fence", epoch=1, polite=True, deadline_ms=2000)
+    there = len(came)
+    eventually(lambda: len(came) > there + 6, what="nobody comes any more")
+    ended.set()
+    for one in clients:
+        one.join(5)
+
+    assert answer["how"] == "read_only", site.watchdog_one.log_tail()
+    assert is_closed(site.one)
 
 
 def test_a_polite_fence_lets_running_writes_end(site: Site) -> None:
