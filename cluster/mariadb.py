@@ -173,7 +173,7 @@ class MariaDbSession:
     def limit(self, deadline_ms: float) -> None:
         seconds = _seconds(deadline_ms)
         self._connection._read_timeout = seconds  # type: ignore[attr-defined]  # taken anew at every read; there is no setter
-        self._connection._write_timeout = seconds  # type: ignore[attr-defined]
+        self._connection._write_timeout = seconds  # type: ignore[attr-defined]  # likewise
 
     # -- facts ------------------------------------------------------------------------------------------------------
 

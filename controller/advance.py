@@ -6,7 +6,7 @@ Nothing here waits or talks. A controller that dies leaves only the record behin
 from dataclasses import dataclass, replace
 
 from cluster.position import Position
-from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry
+from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry, Role
 from controller import plan as steps
 from controller.ackers import ackers_of_epoch
 from controller.choose import forbids_grants, incomplete, is_ours, rank, reachable_target
@@ -43,6 +43,8 @@ def next_step(view: View, plan: PlanRecord, now_text: str) -> Step | Wait | Give
     ending = plan.epoch - 1
     if _is_past_return(plan) and plan.stage is not Stage.RECORD and _is_gone(view, _candidate(plan)):
         return GiveUp(why=f"the database of {plan.candidate} is gone again")
+    if plan.stage is Stage.PROMOTE and _was_never_closed(view, plan):
+        return steps.Record(epoch=plan.epoch)
     match plan.stage:
         case Stage.CHOOSE:
             return _choose(view, plan)
@@ -181,6 +183,19 @@ def _is_past_return(plan: PlanRecord) -> bool:
 def _is_same_server(view: View, plan: PlanRecord) -> bool:
     old = view.node(plan.old or "")
     return old is not None and old.report is not None and old.report.generation == plan.old_generation
+
+
+def _was_never_closed(view: View, plan: PlanRecord) -> bool:
+    """Return whether a rollback finds the old primary open, because its fence did not arrive: then nothing is to be undone.
+
+    It cannot be promoted while it is the primary, and a failover instead would close it. Should the fence arrive later,
+    it closes, and the next decision is about that.
+    """
+    if plan.rolled_back is None or plan.fenced_position is not None or plan.sealed:
+        return False
+    old = view.node(plan.old or "")
+    report = old.report if old is not None else None
+    return report is not None and report.role is Role.PRIMARY and report.lease_epoch == plan.epoch - 1
 
 
 def _is_gone(view: View, name: str) -> bool:

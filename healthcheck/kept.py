@@ -14,7 +14,7 @@ from cluster.errors import OscarHaError
 class Kept:
     """At most `count` idle sessions. Only one thread at a time may use it."""
 
-    def __init__(self, connect: Callable[[float], Session], *, count: int = 1) -> None:
+    def __init__(self, connect: Callable[[float], Session], count: int) -> None:
         self._connect = connect
         self._count = count
         self._idle: list[Session] = []

@@ -55,6 +55,8 @@ STOP_DEADLINE_MS = 60_000.0
 MS_PER_SECOND = 1000
 CAUGHT_UP_LOOKS = 2
 WORKERS = ("act", "fence", "halt", "drain", "memory")
+SESSIONS = (1, 2, 1)
+"""What is kept for acting, fencing and draining; a fence asks in one session while the other waits."""
 Result = TypeVar("Result")
 log = structlog.get_logger()
 
@@ -112,15 +114,13 @@ class Watchdog:
         self._news = asyncio.Event()
         self._epoch_news, self._epoch_watched = asyncio.Event(), False
         self._published: object = None
-        self._slow_look = _Every(self.timing.renew_interval_ms)
-        self._accounts_look = _Every(ACCOUNTS_LOOK_MS)
+        self._slow_look, self._accounts_look = _Every(self.timing.renew_interval_ms), _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
         self._caught_up_looks, self._unmet_told, self._trouble = 0, tuple[str, ...](), Repeated()
         self._halt: Halt | None = None
         self._still = False  # from the beginning of a halt until the applier runs again
         self._actor, self._fencer, self._halter, self._drainer, self._writer = map(Worker, WORKERS)
-        # One of each thread; a fence asks in one session while another waits in the second.
-        self._acts, self._fencing, self._drains = Kept(self._connect), Kept(self._connect, count=2), Kept(self._connect)
+        self._acts, self._fencing, self._drains = (Kept(self._connect, count) for count in SESSIONS)
         self.prober = Prober(node, self.timing, settings.health, self._connect, self._on_death)
         self.heartbeat = Heartbeat(node.name, self.timing, self._connect)
         self.metrics = Metrics(lambda: (self.report(), self._lease_seconds()))

@@ -216,6 +216,8 @@ class SimulatedNode(Part):
         return {"applied": self.position}
 
     def _promote(self, epoch: int, _: dict[str, object]) -> dict[str, object]:
+        if self.role is Role.PRIMARY:
+            raise Refused(f"it is the primary of epoch {self.lease_epoch}")
         self.role = Role.FENCED
         return {"server_id": self.node.server_id, "file": f"binlog.{epoch:06d}", "position": self.position}
 

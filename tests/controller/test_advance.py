@@ -345,11 +345,57 @@ def test_a_failed_switchover_leaves_the_old_primary_writable(stage: Stage) -> No
     plan = a_plan(kind=Kind.SWITCHOVER, stage=stage, candidate=TORONTO, target=HEAD, proof=Proof.WATCHDOG.value)
 
     after = failed(plan, "the candidate broke")
-    _, ended, view = run(a_view(), after, {})
+    _, ended, view = run(a_view(clinic=CLOSED), after, {})
 
     assert view.epoch is not None
     assert (view.epoch.epoch, view.epoch.primary) == (2, CLINIC)
     assert outcome_of(ended).startswith("rolled back")
+
+
+CLOSED = a_node("clinic", role=Role.FENCED, lease_epoch=None)
+BEFORE_RETURN = ORDER[Kind.SWITCHOVER][: ORDER[Kind.SWITCHOVER].index(Stage.OPEN) + 1]
+
+
+@pytest.mark.parametrize("cut", range(4))
+@pytest.mark.parametrize("stage", BEFORE_RETURN)
+def test_a_switchover_that_fails_at_any_step_is_rolled_back_by_whoever_is_left(stage: Stage, cut: int) -> None:
+    """It comes to `stage` by its own steps, fails there, and a controller dies after each step of the rollback."""
+    from cluster.records import decode, encode
+
+    view, plan = a_view(), a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE)
+    while plan.stage is not stage:
+        step = next_step(view, plan, SINCE)
+        assert not isinstance(step, Wait | GiveUp | steps.Record)
+        plan = progress(view, plan, step, answered(view, step, EQUAL, plan.target))
+        if isinstance(step, steps.Fence):
+            view = a_view(clinic=CLOSED)
+    plan = failed(plan, "it broke")
+    for _ in range(cut):
+        step = next_step(view, plan, SINCE)
+        if isinstance(step, steps.Record):
+            break
+        assert not isinstance(step, Wait | GiveUp)
+        plan = progress(view, plan, step, answered(view, step, EQUAL, plan.target))
+        view = opened(view, step)
+        plan = decode(PlanRecord, encode(plan), where="test")
+
+    _, ended, after = run(view, plan, EQUAL)
+
+    touched = stage not in (Stage.CHOOSE, Stage.FENCE)
+    assert after.epoch is not None
+    assert (after.epoch.epoch, after.epoch.primary) == (2 if touched else 1, CLINIC)
+    assert outcome_of(ended) == "rolled back: it broke"
+
+
+def test_a_switchover_whose_fence_arrived_without_an_answer_opens_the_old_primary_again() -> None:
+    plan = failed(a_plan(kind=Kind.SWITCHOVER, stage=Stage.FENCE, candidate=TORONTO, target=HEAD), "no answer")
+
+    done, ended, after = run(a_view(clinic=CLOSED), plan, EQUAL)
+
+    assert after.epoch is not None
+    assert (after.epoch.epoch, after.epoch.primary) == (2, CLINIC)
+    assert any(isinstance(step, steps.Admit) and step.node == CLINIC for step in done)
+    assert outcome_of(ended) == "rolled back: no answer"
 
 
 @pytest.mark.parametrize("durable", ["0-1-99", None])

@@ -113,6 +113,21 @@ async def test_nothing_changes_without_the_token(zookeeper: ZooKeeperServer, zoo
         assert (await stranger.get(f"{url}/v1/cluster", deadline_ms=5_000))["ready"] in (True, False)
 
 
+async def test_a_switchover_whose_fence_is_refused_leaves_the_old_primary_as_it_was(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    """It went on as a failover, and closed a primary that was well."""
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.nodes["db-clinic"].failing.add("fence")
+        url = trial.cluster.settings.controllers[0].url
+        done = await trial.client.post(f"{url}/v1/switchover", {"to": "db-toronto"}, deadline_ms=30_000)
+
+        assert done["outcome"].startswith("rolled back: fenced")
+        await trial.settled("db-clinic", 1)
+        assert trial.cluster.writers() == ["db-clinic"]
+        assert not [effect for effect in trial.cluster.history.effects if effect[1] == "seal"]
+
+
 @pytest.mark.parametrize("verb", ["promote", "drain"])
 async def test_a_failed_switchover_leaves_the_old_primary_writable(
     zookeeper: ZooKeeperServer, zookeeper_root: str, verb: str
