@@ -1,12 +1,15 @@
 """ZooKeeper, with a hard deadline on every call and one lease per process.
 
 kazoo queues calls while the connection is suspended and reports a lost session only after reconnecting (TRAPS.md 28,
-29). So: no call is sent unless connected, every call has a deadline, and the lease is judged on our own clock: it runs
+29). So: no call is sent unless connected, every call has a deadline, a member that is silent for that long is left for the
+next one (kazoo takes our own questions for its pings), and the lease is judged on our own clock: it runs
 from the moment a *write* was sent whose reply came back. A read proves nothing, a member cut off from the quorum
 still answers reads. It lasts no longer than the session that ZooKeeper granted, whatever was asked for.
 """
 
 import asyncio
+import random
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,16 +93,26 @@ class Coordination:
     With `session` it is that of many clusters: who made it starts and stops it. The lease is each cluster's own.
     """
 
-    def __init__(self, hosts: Sequence[str], root: str, timing: Timing, session: Session | None = None) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        root: str,
+        timing: Timing,
+        session: Session | None = None,
+        *,
+        nearest: str | None = None,
+    ) -> None:
+        """`nearest` is our own host: a member there is asked before all others (decision 0098)."""
         self.root = root
         self.timing = timing
-        self.client: Any = session or _kazoo(hosts, timing, self._on_session)
+        self.client: Any = session or _kazoo(in_order(hosts, nearest), timing, self._on_session)
         self._shared = session
         self.hosts = tuple(hosts)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease_until: Nanos | None = None
         self._record_since: Nanos | None = None
         self._granted_by_kazoo_ms = 0
+        self._heard = clock.now()
         self._publishing = asyncio.Lock()
         self._versions: dict[str, _Owned] = {}
         self._listeners: list[Callable[[bool], None]] = []
@@ -368,17 +381,26 @@ class Coordination:
         """Run one kazoo `*_async` call with the hard deadline; what comes later is dropped."""
         if self._loop is None or not self.connected:
             raise Unreachable("ZooKeeper is not connected")
+        sent = clock.now()
         answer = call(*args, **kwargs)
         future = answer if isinstance(answer, asyncio.Future) else _in_loop(self._loop, answer)
+        future.add_done_callback(self._hear)
         try:
             async with asyncio.timeout(self.timing.call_deadline_ms / 1000):
                 return await future
         except TimeoutError as error:
+            if self._shared is None and self._heard < sent:
+                _hang_up(self.client)
             raise Unreachable(f"ZooKeeper did not answer within {self.timing.call_deadline_ms} ms") from error
         except (NoNodeError, BadVersionError, NodeExistsError):
             raise
         except (KazooException, KazooTimeoutError) as error:
             raise Unreachable(f"ZooKeeper: {type(error).__name__} {error}") from error
+
+    def _hear(self, future: "asyncio.Future[Any]") -> None:
+        """An answer came, be it an error; one that we gave up waiting for is none."""
+        if not future.cancelled():
+            self._heard = clock.now()
 
     def _watcher(self, watch: Callable[[], None] | None) -> Callable[[WatchedEvent], None] | None:
         if watch is None:
@@ -411,6 +433,23 @@ class _Owned:
     version: int
 
 
+def in_order(hosts: Sequence[str], nearest: str | None) -> list[str]:
+    """Return the members in the order in which they are asked: one on our own host first, the others by chance.
+
+    kazoo goes on with the next when it loses one, so that nobody returns at once to a member that is cut off.
+    """
+    others = random.sample(hosts, len(hosts))
+    return sorted(others, key=lambda host: host.rpartition(":")[0] != nearest)
+
+
+def _hang_up(client: KazooClient) -> None:
+    """End the connection with this member; the session goes on with the next. kazoo 2.11 has no other way to say so."""
+    connection = client._connection._socket
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 def _lost_race(path: str, error: Exception) -> Conflict:
     return Conflict(f"{path}: {type(error).__name__}", hint="somebody else was first: observe again")
 
@@ -423,6 +462,7 @@ def _require_own(stat: Any, known: _Owned, full: str) -> None:
 def _kazoo(hosts: Sequence[str], timing: Timing, granted: Callable[[int], None]) -> KazooClient:
     client = KazooClient(
         hosts=",".join(hosts),
+        randomize_hosts=False,
         timeout=timing.session_ttl_ms / 1000,
         connection_retry={"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0},
         command_retry={"max_tries": 0},

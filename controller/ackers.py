@@ -223,7 +223,8 @@ def ackers_of_epoch(view: View, primary: str, *, answered: tuple[str, ...] = ())
     """Return who acknowledges in an epoch that is about to be opened.
 
     Who has `answered` in this very plan comes first: the report of a site that died outlives it by a session's ttl. If
-    nobody reports the nearest is named all the same: commits wait for it, and nothing unsafe is acknowledged.
+    nobody reports the nearest is named all the same, that of the old primary last: it is the one that is known to have
+    failed. Commits wait for it, and nothing unsafe is acknowledged.
     """
     reporting = [one for one in view.replicators if one.report is not None and one.site in outside(view, primary)]
     order = {site: rank for rank, site in enumerate(_in_order(view, [one.site for one in view.replicators]))}
@@ -231,7 +232,8 @@ def ackers_of_epoch(view: View, primary: str, *, answered: tuple[str, ...] = ())
         reporting, key=lambda one: (one.site not in answered, not (one.report and one.report.whole), order[one.site])
     )
     if not able:
-        return outside(view, primary)[:1]
+        old = view.node(view.epoch.primary) if view.epoch is not None else None
+        return tuple(sorted(outside(view, primary), key=lambda site: old is not None and site == old.site))[:1]
     if view.policy.acks is Acks.ONE:
         return (able[0].site,)
     here = [one.site for one in able if one.site in answered] or [one.site for one in able]

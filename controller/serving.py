@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 
 from cluster import http, settings
-from cluster.coordination import Coordination
+from cluster.coordination import Coordination, in_order
 from cluster.errors import Conflict, OscarHaError
 from cluster.settings import Secrets, Settings
 from cluster.zookeeper import Session
@@ -41,7 +41,8 @@ async def controller(
         call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
     )
     async with AsyncExitStack() as stack:
-        session = shared or await stack.enter_async_context(a_session(loaded.zookeeper, timing.session_ttl_ms))
+        members = in_order(loaded.zookeeper, own.host)
+        session = shared or await stack.enter_async_context(a_session(members, timing.session_ttl_ms))
         coordination = Coordination(loaded.zookeeper, loaded.root, timing, session)
         await coordination.start(deadline_ms=START_DEADLINE_MS)
         stack.push_async_callback(coordination.stop)

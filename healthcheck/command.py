@@ -56,7 +56,7 @@ def memory_path(node: Node) -> Path:
 async def _run(loaded: Settings, node: Node, secrets: Secrets) -> None:
     dialect = dialect_of(loaded)
     await asyncio.to_thread(_check_server, dialect, node, loaded, secrets)
-    coordination = Coordination(loaded.zookeeper, loaded.root, loaded.timing)
+    coordination = Coordination(loaded.zookeeper, loaded.root, loaded.timing, nearest=node.host)
     watchdog = Watchdog(node, loaded, secrets, dialect, coordination, MemoryFile(memory_path(node)))
     runner = await http.serve(
         api.application(watchdog, secrets.token), node.host, node.watchdog_port, what=f"watchdog {node.name}"

@@ -68,7 +68,7 @@ async def _main(cluster: Settings, site: str, secrets: Secrets, archive: Archive
     known = known_server_ids(cluster)
     server = Server(archive, server_id=us.server_id, account=Account(accounts.replication_user, secrets.replication),
                     metrics=metrics, files=cluster.tls, known=known, cluster=cluster.name)  # fmt: skip
-    coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing)
+    coordination = Coordination(cluster.zookeeper, cluster.root, cluster.timing, nearest=us.host)
     service = Service(cluster, site, secrets, archive, coordination, metrics, server.news)
     server.suspect = service.mender.suspect
     service.readers_told = lambda: server.twins.told(clock.now())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 from kazoo.client import KazooClient
 
+from chaos.lab.probe import zookeeper_mode
 from cluster import clock
 from cluster.coordination import Coordination, Create, Delete, Exists, Replace
 from cluster.errors import BadInput, Conflict, Unreachable
@@ -486,6 +487,29 @@ async def test_losing_one_member_of_three_has_no_effect(
         assert coordination.client.client_id == session
         assert clock.ms_between(killed, clock.now()) < WIDE.session_ttl_ms - WIDE.lease_margin_ms, "in time"
     finally:
+        await coordination.stop()
+
+
+async def test_a_silent_member_is_left_for_another_before_the_lease_ends(
+    zookeeper_ensemble: list[ZooKeeperServer], zookeeper_root: str
+) -> None:
+    """As when its site is cut off: kazoo takes our questions for its pings, and waits for ever while we ask."""
+    follower = next(member for member in zookeeper_ensemble if zookeeper_mode("127.0.0.1", member.port) == "follower")
+    others = [member.address for member in zookeeper_ensemble if member is not follower]
+    coordination = Coordination([*others, f"localhost:{follower.port}"], zookeeper_root, WIDE, nearest="localhost")
+    await coordination.start(deadline_ms=START_DEADLINE_MS)
+    try:
+        assert connected_to(coordination, zookeeper_ensemble) is follower, "our own host's is asked first"
+        await publish_until_renewed(coordination)
+        session = coordination.client.client_id
+        follower.freeze()
+        frozen = clock.now()
+        await publish_until_renewed(coordination, since=frozen)
+
+        assert coordination.client.client_id == session
+        assert clock.ms_between(frozen, clock.now()) < WIDE_LEASE_MS, "in time"
+    finally:
+        follower.thaw()
         await coordination.stop()
 
 

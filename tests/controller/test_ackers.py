@@ -18,6 +18,7 @@ from controller.plan import NameAckers, SettleAckers
 from tests.controller.builders import (
     CLINIC,
     SINCE,
+    TORONTO,
     a_durability,
     a_node,
     a_plan,
@@ -209,6 +210,15 @@ def test_the_first_epoch_under_all_names_every_site_that_reports() -> None:
 
     assert ackers_of_epoch(view, CLINIC) == ("toronto",)
     assert ackers_of_epoch(settings_say(Acks.ALL, a_view()), CLINIC) == BOTH
+
+
+def test_when_nobody_reports_the_site_that_has_just_failed_is_named_last() -> None:
+    """Commits wait for who is named: it used to be the nearest, the old primary's own, which was cut off."""
+    silent = a_view(
+        replicator_clinic=facts("clinic", absent_ms=1.0), replicator_montreal=facts("montreal", absent_ms=1.0)
+    )
+
+    assert ackers_of_epoch(silent, TORONTO) == ("montreal",)
 
 
 def test_an_acker_that_lacks_an_earlier_epochs_end_is_not_named_if_another_does_not() -> None:
