@@ -129,11 +129,14 @@ class Session(Protocol):
         """Return the state of native replication, None when there is no source."""
         ...
 
-    def unmet(self) -> tuple[str, ...]:
-        """Return which requirements on an open primary somebody's SET GLOBAL has broken, each a sentence with the mend."""
+    def unmet(self, *, waits: bool = True) -> tuple[str, ...]:
+        """Return which requirements on an open primary somebody's SET GLOBAL has broken, each a sentence with the mend.
+
+        Without `waits` it is recorded that commits wait for nobody.
+        """
         ...
 
-    def meet_requirements(self) -> None:
+    def meet_requirements(self, *, waits: bool = True) -> None:
         """Put back what `unmet` tells, as far as that does not have to wait for a commit. Safe to repeat."""
         ...
 
@@ -192,7 +195,13 @@ class Session(Protocol):
         ...
 
     def commits_stop_waiting(self) -> None:
-        """Switch semi-sync off. Releases waiting commits as done: call only when no client session is left."""
+        """Switch semi-sync off. Releases waiting commits as done: call only when no client session is left, or when it is
+        recorded that durability is degraded.
+        """
+        ...
+
+    def commits_wait_again(self) -> bool:
+        """Switch semi-sync on; return whether commits wait now, and nothing that was asked for earlier can change that."""
         ...
 
     # -- following and opening --------------------------------------------------------------------------------------

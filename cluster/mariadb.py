@@ -223,16 +223,16 @@ class MariaDbSession:
             ca_file=str(status["Master_SSL_CA_File"]) if status["Master_SSL_Verify_Server_Cert"] == "Yes" else "",
         )
 
-    def unmet(self) -> tuple[str, ...]:
-        return tuple(one.told(is_now) for one, is_now in self._unmet())
+    def unmet(self, *, waits: bool = True) -> tuple[str, ...]:
+        return tuple(one.told(is_now) for one, is_now in self._unmet(waits))
 
-    def meet_requirements(self) -> None:
-        for one, _ in self._unmet():
+    def meet_requirements(self, *, waits: bool = True) -> None:
+        for one, _ in self._unmet(waits):
             if one.name not in _WAITS_FOR_COMMITS or not self._commits_wait():
                 self._do(f"SET GLOBAL {one.name} = {one.value}")
 
-    def _unmet(self) -> list[tuple["_Requirement", str]]:
-        rules = (*_REQUIRED_WHEN_OPEN, *_REQUIRED)
+    def _unmet(self, waits: bool) -> list[tuple["_Requirement", str]]:
+        rules = [one for one in (*_REQUIRED_WHEN_OPEN, *_REQUIRED) if waits or one.name != _WAITING]
         return _broken(rules, self._variables([one.name for one in rules]))
 
     def _commits_wait(self) -> bool:
@@ -342,7 +342,13 @@ class MariaDbSession:
         self._do("SHUTDOWN")
 
     def commits_stop_waiting(self) -> None:
-        self._do("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+        self._do(_STOP_WAITING)
+
+    def commits_wait_again(self) -> bool:
+        self.meet_requirements()
+        # One that we gave up on may still be under way, and would switch it off after us.
+        (late,) = self._row("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = %s", _STOP_WAITING)
+        return not late and self.semi_sync_on()
 
     # -- following and opening --------------------------------------------------------------------------------------
 
@@ -553,6 +559,8 @@ class _Requirement:
         return f"{self.name} is {is_now}: {self.consequence}; set {self.name}={self.value}"
 
 
+_WAITING = "rpl_semi_sync_master_enabled"
+_STOP_WAITING = f"SET GLOBAL {_WAITING} = OFF"
 _REQUIRED = (
     _Requirement("log_bin", "ON", "without a binary log nothing can be replicated"),
     _Requirement("log_slave_updates", "ON", "a standby could not be followed after a failover"),
@@ -571,7 +579,7 @@ _REQUIRED_WHEN_OPEN = (
         "rpl_semi_sync_master_timeout", str(SEMI_SYNC_FOREVER_MS), "commits do not wait for ever to be acknowledged"
     ),
     _Requirement("rpl_semi_sync_master_wait_no_slave", "ON", "with no replicator there, commits are not acknowledged"),
-    _Requirement("rpl_semi_sync_master_enabled", "ON", "commits are not acknowledged"),
+    _Requirement(_WAITING, "ON", "commits are not acknowledged"),
 )
 """What `promote` sets; a server that starts has the last one off."""
 _MET_IN_THE_DATA = frozenset({1032, 1062})

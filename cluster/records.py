@@ -71,6 +71,13 @@ class Durability(StrEnum):
     DEGRADED = "degraded"
 
 
+class DurabilityPolicy(StrEnum):
+    """What commits do while no site can acknowledge. STRICT: they wait. AVAILABLE: they wait so long, then no more."""
+
+    STRICT = "strict"
+    AVAILABLE = "available"
+
+
 class Acks(StrEnum):
     """Whose disk an acknowledgement means. ONE: that of the one named site. ALL: those of all named sites."""
 
@@ -113,7 +120,9 @@ class PlannedEpoch:
 class DurabilityRecord:
     """Which sites acknowledge in `epoch`, and how. Written before the first of them does; everybody acts on the record.
 
-    What was acknowledged in the epoch lies at or below `floor`, or one member of each of `groups` has it.
+    What was acknowledged in the epoch lies at or below `floor`, or one member of each of `groups` has it. While `mode` is
+    degraded that holds only for what was acknowledged before: without `ackers` no commit waits, with them they wait again, and
+    `sync` is written once they do (decision 0089).
     """
 
     epoch: int
@@ -136,6 +145,11 @@ class DurabilityRecord:
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Return whose word a failover needs: of every group one member's, because each member has what it promised."""
         return (*groups_of(self.acks, self.ackers), *self.former)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Return whether a commit may have been answered OK that is on no other disk."""
+        return self.mode is Durability.DEGRADED
 
 
 class SeedPhase(StrEnum):
@@ -268,6 +282,8 @@ class NodeReport:
     """The durability record that it knows, and would name if it asked for grants."""
     granted_by: tuple[str, ...] = ()
     """Sites by whose grants it writes, because ZooKeeper is gone."""
+    waits_by: int | None = None
+    """The durability record by which the commits of an open primary certainly wait; None: perhaps they do not."""
     stuck: str = ""
     """What its applier meets in the data at the same place again and again: no waiting mends it."""
     crashed: bool = False

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from cluster.errors import BadInput
-from cluster.records import Acks, describe
+from cluster.records import Acks, DurabilityPolicy, describe
 from cluster.rules import HealthRules, Hook, hook_contradictions
 
 Thing = TypeVar("Thing")
@@ -235,6 +235,28 @@ class FailoverRules:
     within_minutes: int = Field(default=60, ge=1, le=10_080)
 
 
+DEGRADE_AFTER_SECONDS = 30
+
+
+@checked(config=_STRICT, kw_only=True)
+class DurabilityRules:
+    """What commits do while no site outside the primary's can acknowledge them."""
+
+    policy: DurabilityPolicy = DurabilityPolicy.STRICT
+    """`strict`: they wait until one can. `available`: they wait so long; then it is recorded that they wait no more."""
+    degrade_after_seconds: int | None = Field(default=None, ge=1, le=86_400)
+    """Only with `available`; unset: 30."""
+    failover_while_degraded: Literal["wait", "lose"] = "wait"
+    """Whether a primary that died while nobody acknowledged is replaced by itself though what it wrote alone is lost."""
+
+    @property
+    def degrade_after_ms(self) -> float | None:
+        """Return for how long commits wait for a site; None: for ever."""
+        if self.policy is DurabilityPolicy.STRICT:
+            return None
+        return (self.degrade_after_seconds or DEGRADE_AFTER_SECONDS) * 1000.0
+
+
 @checked(config=_STRICT, kw_only=True)
 class RejoinRules:
     """What a node that came back and cannot follow may have done to it by itself."""
@@ -296,6 +318,7 @@ class Settings:
     """Which deadlines stand in `timing` where it says nothing: those for a WAN, or those for one place."""
     timing: Timing = Field(default_factory=Timing)
     failover: FailoverRules = Field(default_factory=FailoverRules)
+    durability: DurabilityRules = Field(default_factory=DurabilityRules)
     rejoin: RejoinRules = Field(default_factory=RejoinRules)
     health: HealthRules = Field(default_factory=HealthRules)
     hooks: tuple[Hook, ...] = Field(default=(), max_length=20)
@@ -421,6 +444,33 @@ def contradictions(settings: Settings) -> list[str]:
 
 
 def _degradation(settings: Settings) -> list[str]:
+    return _patience_under_all(settings) + _without_ackers(settings)
+
+
+def _without_ackers(settings: Settings) -> list[str]:
+    rules, found = settings.durability, []
+    if rules.policy is DurabilityPolicy.STRICT:
+        if rules.degrade_after_seconds is not None:
+            found.append(
+                "durability.degrade_after_seconds is set while durability.policy is 'strict': it would never be used"
+            )
+        if rules.failover_while_degraded == "lose":
+            found.append(
+                "durability.failover_while_degraded is 'lose' while durability.policy is 'strict': nothing is degraded then"
+            )
+    elif settings.acks is Acks.ALL and settings.acks_all_degrade_after_ms is None:
+        found.append(
+            "durability.policy 'available' under acks 'all' needs acks_all_degrade_after_ms, or one lost site stops commits for ever"
+        )
+    after_ms = rules.degrade_after_ms
+    if after_ms is not None and after_ms < settings.timing.call_deadline_ms:
+        found.append(
+            "durability.degrade_after_seconds must be at least timing.call_deadline_ms, or one slow second degrades"
+        )
+    return found
+
+
+def _patience_under_all(settings: Settings) -> list[str]:
     after_ms = settings.acks_all_degrade_after_ms
     if after_ms is None:
         return []

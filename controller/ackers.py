@@ -1,4 +1,4 @@
-"""Who acknowledges, and when that changes. Same view in, same record out.
+"""Who acknowledges, and when that changes; since decision 0089 also when nobody does. Same view in, same record out.
 
 The safety of a change lies in the record, not in the judgement: who was named before stays in `former`, so that a failover
 needs its word too, until it is proven that it acts on the older record no more. So another site is named at once, on
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.position import Position
-from cluster.records import Acks, DurabilityRecord, EpochRecord, groups_of
+from cluster.records import Acks, Durability, DurabilityRecord, EpochRecord, groups_of
 from controller.model import ReplicatorFacts, View
-from controller.plan import NameAckers, SettleAckers
+from controller.plan import NameAckers, ReturnToSync, SettleAckers
 
 HOLD_MS = 10_000
 """After a change nothing is changed again for so long, unless somebody named is gone."""
@@ -76,12 +76,16 @@ def is_known_to_primary(view: View, epoch: EpochRecord, record: DurabilityRecord
 # -- what is due now -------------------------------------------------------------------------------------------------
 
 
-def acker_repair(view: View, epoch: EpochRecord, since: str) -> NameAckers | SettleAckers | None:
+def acker_repair(view: View, epoch: EpochRecord, since: str) -> NameAckers | SettleAckers | ReturnToSync | None:
     """Return the change of the durability record that is due, None when there is none."""
     record = view.durability
     if record is None or record.epoch != epoch.epoch:
         return None
+    if record.is_degraded:
+        return _while_degraded(view, epoch, record)
     wanted = _under_all(view, epoch, record) if view.policy.acks is Acks.ALL else _under_one(view, epoch, record)
+    if wanted is None and (why := _nobody(view, epoch, record)) is not None:
+        return _degraded(epoch, replace(record, since=since, why=why), ())
     if wanted is not None and (wanted.acks, wanted.ackers) != (record.acks, record.ackers):
         former = heirs(record.groups, groups_of(wanted.acks, wanted.ackers))
         named = replace(record, acks=wanted.acks, ackers=wanted.ackers, former=former, since=since, why=wanted.why,
@@ -146,6 +150,61 @@ def _deaf(view: View, record: DurabilityRecord) -> Wanted | None:
     if any(one.idle_ms is None or min(one.idle_ms, view.durability_age_ms) < patience for one in waiting):
         return None
     return Wanted(Acks.ALL, _in_order(view, record.ackers)[:1], f"{' and '.join(record.ackers)} do not hear each other")
+
+
+# -- when nobody can acknowledge (decision 0089) ---------------------------------------------------------------------
+
+
+def _nobody(view: View, epoch: EpochRecord, record: DurabilityRecord) -> str | None:
+    """Return why commits may wait no longer: nobody named has acknowledged for so long, and nobody else could."""
+    patience, troubles = view.policy.degrade_after_ms, troubles_of(view, record)
+    if patience is None or len(troubles) < len(record.ackers) or _others(view, epoch, record):
+        return None
+    return told(troubles) if all(trouble.ms >= patience for trouble in troubles.values()) else None
+
+
+def _degraded(epoch: EpochRecord, record: DurabilityRecord, ackers: tuple[str, ...]) -> NameAckers:
+    former = heirs(record.groups, groups_of(record.acks, ackers))
+    new = replace(record, mode=Durability.DEGRADED, ackers=ackers, former=former, serial=record.serial + 1)
+    return NameAckers(node=epoch.primary, durability=new)
+
+
+def _while_degraded(view: View, epoch: EpochRecord, record: DurabilityRecord) -> NameAckers | ReturnToSync | None:
+    """Name who has caught up, that commits may wait again; once they do, be in sync. Else go on without anybody.
+
+    One site is enough to return, under `acks: all` too: the others are taken in afterwards.
+    """
+    near = [site for site in _others(view, epoch, record) if _is_near_primary(view, epoch, site)]
+    if not record.ackers:
+        return _degraded(epoch, record, tuple(near[:1])) if near else None
+    troubles, patience = troubles_of(view, record), view.policy.degrade_after_ms
+    if troubles and near:
+        return _degraded(epoch, record, tuple(near[:1]))
+    if troubles and patience is not None and all(trouble.ms >= patience for trouble in troubles.values()):
+        return _degraded(epoch, record, ())
+    node = view.node(epoch.primary)
+    waits_by = node.report.waits_by if node is not None and node.report is not None else None
+    if troubles or waits_by is None or waits_by < record.serial:
+        return None
+    if not all(acts_on(view, record, site) and _acknowledges(view, site) for site in record.ackers):
+        return None
+    back = replace(record, mode=Durability.SYNC, serial=record.serial + 1, why=f"{record.ackers[0]} has caught up")
+    return ReturnToSync(node=epoch.primary, durability=back)
+
+
+def _acknowledges(view: View, site: str) -> bool:
+    one = view.replicator(site)
+    return one is not None and one.report is not None and one.report.acknowledging
+
+
+def _is_near_primary(view: View, epoch: EpochRecord, site: str) -> bool:
+    """Return whether commits that wait for this site would hardly notice it."""
+    node, one = view.node(epoch.primary), view.replicator(site)
+    if node is None or node.report is None or node.report.position is None:
+        return False
+    if one is None or one.report is None or one.report.durable is None:
+        return False
+    return Position.parse(one.report.durable).distance(Position.parse(node.report.position)) <= LEVEL_BEHIND_MAX
 
 
 # -- how the sites are -----------------------------------------------------------------------------------------------

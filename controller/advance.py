@@ -12,6 +12,7 @@ from controller.ackers import ackers_of_epoch
 from controller.choose import forbids_grants, incomplete, is_ours, rank, reachable_target
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
+from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stands_at
 
 LINEAGE_MAX = 1_000
 """Epochs remembered in the record; older archives are found by their own names."""
@@ -80,10 +81,22 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
     )
     plan = replace(_with_facts(view, plan, step, outcome), waiting=None)
     if isinstance(step, steps.Seal):
-        missing = incomplete(view, replace(plan, fenced_position=None)) or _short(view, plan)
+        missing = _missing_after_seals(view, plan)
         if missing is not None:
             return _stalled(plan, missing, outcome)
+    if isinstance(step, steps.Fence) and must_reach(view, plan) and plan.fenced_position is None:
+        return replace(plan, waiting=f"the server of {plan.old} is down: it alone knows what it wrote last")
     return replace(plan, stage=_after(plan), stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
+
+
+def _missing_after_seals(view: View, plan: PlanRecord) -> str | None:
+    """Return what the sealed archives lack; where a failover must reach a primary, that is judged once it is fenced."""
+    if must_reach(view, plan):
+        fenced = plan.fenced_position or stands_at(view.node(plan.old or ""))
+        return incomplete(view, replace(plan, fenced_position=fenced))
+    return incomplete(
+        view, replace(plan, fenced_position=None if plan.kind is Kind.FAILOVER else plan.fenced_position)
+    ) or _short(view, plan)
 
 
 def _stalled(plan: PlanRecord, missing: str, outcome: Outcome) -> PlanRecord:
@@ -133,11 +146,11 @@ def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> P
     match step:
         case steps.Choose():
             return replace(plan, candidate=step.node, target=step.target)
-        case steps.AcceptLeaseEnd():
-            return replace(plan, proof=Proof.LEASE_ENDED.value)
+        case steps.AcceptLeaseEnd() | steps.AcceptWord():
+            return replace(plan, proof=step.proof.value)
         case steps.Fence():
             proof = Proof.PROCESS_DEAD if outcome.how == "process dead" else Proof.WATCHDOG
-            position = outcome.position if step.polite else None
+            position = outcome.position if step.polite or must_reach(view, plan) else None
             return replace(plan, proof=proof.value, fenced_position=position)
         case steps.Seal():
             plan = replace(plan, sealed=_merge(plan.sealed, outcome.sealed))
@@ -247,9 +260,13 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
         return steps.Fence(node=old.name, epoch=plan.epoch - 1, polite=plan.kind is Kind.SWITCHOVER)
     if plan.kind is Kind.FAILOVER and not forbids_grants(view, plan):
         return Wait(why=f"no replicator outside {old.site} has sealed: {old.name} may be writing by their grants")
-    if view.lease_ended(old.absent_ms):
-        return steps.AcceptLeaseEnd(node=old.name, epoch=plan.epoch - 1)
-    return Wait(why=f"the lease of {old.name} may still hold")
+    if not view.lease_ended(old.absent_ms):
+        return Wait(why=f"the lease of {old.name} may still hold")
+    if plan.primary_is_off:
+        return steps.AcceptWord(node=old.name, epoch=plan.epoch - 1)
+    if (why := lease_end_proves_nothing(view)) is not None:
+        return Wait(why=f"{old.name} is silent, and {why}; {BY_WORD}")
+    return steps.AcceptLeaseEnd(node=old.name, epoch=plan.epoch - 1)
 
 
 def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
@@ -264,7 +281,14 @@ def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
         if holding and len(silent) == len(group):
             why = f"the lease of the acknowledging replicator {' and '.join(holding)} may still hold"
             return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
-    return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=plan.fenced_position)
+    until = plan.fenced_position
+    if until is None and must_reach(view, plan):
+        until = stands_at(view.node(plan.old or ""))
+        if until is None:  # who has sealed fetches nothing more
+            return Wait(
+                why=f"{plan.old} was written to alone: its server must be up and closed, for the archives to reach it"
+            )
+    return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=until)
 
 
 def _level(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:

@@ -24,7 +24,7 @@ from controller.decide import judge_primary, readiness, warnings
 from controller.leadership import Leader
 from controller.loop import Loop, Request, best, requested_plan
 from controller.mirror import Mirror
-from controller.model import ORDER, AutomaticRecord, Kind, PlanRecord, RejoinRecord, VerifyRecord, View
+from controller.model import ORDER, AutomaticRecord, DegradedRecord, Kind, PlanRecord, RejoinRecord, VerifyRecord, View
 from controller.seed import plan_seeding
 
 REQUEST_DEADLINE_MS = 90_000
@@ -49,6 +49,7 @@ class Api:
                 web.get("/v1/history", self.history),
                 web.get("/v1/plan", self.plan),
                 web.get("/v1/rejoins", self.rejoins),
+                web.get("/v1/degraded", self.degraded),
                 web.get("/v1/readiness", self.readiness),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
@@ -109,6 +110,11 @@ class Api:
         """What was done by itself to nodes that came back, newest first."""
         return web.json_response(rejoins(self.mirror.view()))
 
+    async def degraded(self, _: web.Request) -> web.Response:
+        """The times in which no commit waited for another site, newest first."""
+        record = self.mirror.get(DegradedRecord, "degraded") or DegradedRecord()
+        return web.json_response([asdict(one) for one in reversed(record.intervals)])
+
     async def plan(self, _: web.Request) -> web.Response:
         """The running plan, null when there is none."""
         plan = self.mirror.get(PlanRecord, "plan")
@@ -135,8 +141,9 @@ class Api:
         return await self._change(request, Kind.SWITCHOVER, {"to", "dry_run", "why"})
 
     async def failover(self, request: web.Request) -> web.Response:
-        """Change of primary by an operator's word: `{to?, allow_data_loss?, dry_run?, why?}`."""
-        return await self._change(request, Kind.FAILOVER, {"to", "dry_run", "why", "allow_data_loss"})
+        """Change of primary by an operator's word: `{to?, allow_data_loss?, primary_is_off?, dry_run?, why?}`."""
+        fields = {"to", "dry_run", "why", "allow_data_loss", "primary_is_off"}
+        return await self._change(request, Kind.FAILOVER, fields)
 
     async def reinitialize(self, request: web.Request) -> web.Response:
         """Build a node anew from another one: `{from?, force?, keep?, dry_run?, why?}`. Answers when it has begun."""
@@ -266,13 +273,15 @@ class Api:
             to=_optional_text(body, "to"),
             why=_why(body, "an operator asked"),
             allow_data_loss=_flag(body, "allow_data_loss"),
+            primary_is_off=_flag(body, "primary_is_off"),
         )
         if not self.loop.world.leadership.valid():
             return web.json_response(await self._pass_on(request, body))
         await self.mirror.refresh()
         if _flag(body, "dry_run"):
             return web.json_response(dry_run(self.mirror.view(), wanted))
-        log.info("audit", verb=kind.value, to=wanted.to, why=wanted.why, peer=request.remote)
+        log.info("audit", verb=kind.value, to=wanted.to, why=wanted.why, allow_data_loss=wanted.allow_data_loss,
+                 primary_is_off=wanted.primary_is_off, peer=request.remote)  # fmt: skip
         self.loop.submit(wanted)
         try:
             async with asyncio.timeout(REQUEST_DEADLINE_MS / 1000):

@@ -8,6 +8,7 @@ from cluster.orders import duration
 from cluster.position import Position
 from cluster.records import Database, DurabilityRecord
 from controller.model import Kind, NodeFacts, PlanRecord, View, newest
+from controller.proof import lost_if_promoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def incomplete(view: View, plan: PlanRecord) -> str | None:
         return f"the archives end at {target or 'nothing'}, acknowledged is at least {view.durability.floor}"
     if plan.fenced_position is not None and not target.covers(Position.parse(plan.fenced_position)):
         return f"the archives end at {target or 'nothing'}, the fenced primary at {plan.fenced_position}"
-    return None
+    return lost_if_promoted(view, plan, target)
 
 
 def _unproven(view: View, plan: PlanRecord, record: DurabilityRecord) -> str | None:

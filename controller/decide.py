@@ -14,6 +14,7 @@ from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, Healt
 from controller.ackers import acker_repair, acts_on, outside
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
+from controller.proof import at_risk, why_not_by_itself
 
 STANDBY_LAG_MAX_MS = 10_000
 """A standby further behind does not count as current: a failover would make the clinics wait for it."""
@@ -76,6 +77,8 @@ def decide(view: View, since: str) -> Decision:
             return Hold(f"primary unknown: {judgement.why}")
         case Reach.DOWN if view.flapping is not None:
             return Hold(f"{judgement.why}; {view.flapping}")
+        case Reach.DOWN if (why := why_not_by_itself(view, view.node(view.epoch.primary))) is not None:
+            return Hold(f"{judgement.why}; {why}")
         case Reach.DOWN:
             return Start(Kind.FAILOVER, view.epoch.primary, f"{view.epoch.primary} lost: {judgement.why}")
 
@@ -223,9 +226,16 @@ def readiness(view: View) -> tuple[str, ...]:
         ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]
         ordered += [f"{node.name} is in maintenance" for node in standbys if node.maintenance is not None]
         reasons.append(f"no standby is current{': ' * bool(ordered)}{'; '.join(ordered)}")
+    if primary is not None and (risk := at_risk(view, _head_of(primary))) is not None:
+        return (*reasons, risk)
     if view.durability is None or not view.durability.ackers:
         return (*reasons, "nobody is named to acknowledge")
     return (*reasons, *_unproven(view, view.durability))
+
+
+def _head_of(node: NodeFacts) -> Position | None:
+    report = node.report
+    return None if report is None or report.position is None else Position.parse(report.position)
 
 
 def _unproven(view: View, record: DurabilityRecord) -> list[str]:

@@ -5,13 +5,14 @@ Numbers are those of DESIGN.md section 6.
 
 from cluster.errors import Bug
 from cluster.position import Position
-from cluster.records import Database
+from cluster.records import Database, DurabilityRecord, EpochRecord
 from controller import plan as steps
 from controller.ackers import acts_on, is_known_to_primary, outside
 from controller.choose import forbids_grants, incomplete, is_ours
 from controller.decide import Reach, judge_primary
 from controller.model import Kind, PlanRecord, Proof, View
 from controller.plan import Repair, Step
+from controller.proof import lease_end_proves_nothing
 from controller.seed import is_rescued
 
 
@@ -39,8 +40,14 @@ def _check_promotion(view: View, plan: PlanRecord) -> None:
     if plan.rolled_back is not None:
         _require(plan.candidate == plan.old, "3: a rollback opens another node than the old primary")
         return
-    held = plan.proof == Proof.LEASE_ENDED.value and not forbids_grants(view, plan)
+    by_lease = plan.proof in (Proof.LEASE_ENDED.value, Proof.OPERATOR.value)
+    held = by_lease and not forbids_grants(view, plan)
     _require(not held, "3: an ended lease is no proof while the replicators may grant that the primary goes on")
+    if plan.proof == Proof.LEASE_ENDED.value:
+        unproven = lease_end_proves_nothing(view)
+        _require(unproven is None, f"3: {unproven}")
+    told = plan.proof != Proof.OPERATOR.value or plan.primary_is_off
+    _require(told, "3: nobody has said that the old primary is off")
     _require(plan.target is not None, "2: a promotion without knowing what was acknowledged")
     missing = incomplete(view, plan)
     _require(missing is None, f"2: {missing}")
@@ -69,7 +76,7 @@ def check_repair(view: View, repair: Repair) -> None:
             _check_reseed(view, repair)
         case steps.Restart():
             _check_restart(view, repair)
-        case steps.NameAckers() | steps.SettleAckers():
+        case steps.NameAckers() | steps.SettleAckers() | steps.ReturnToSync():
             _check_ackers(view, repair)
 
 
@@ -98,14 +105,22 @@ def _check_restart(view: View, repair: steps.Restart) -> None:
     _require(crashed, "8: a server is started that somebody means to be down")
 
 
-def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers) -> None:
+def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers | steps.ReturnToSync) -> None:
     old, new = view.durability, repair.durability
     _require(view.epoch is not None and view.epoch.epoch == new.epoch, "4: ackers of an epoch that is not the newest")
     if old is None or view.epoch is None:
         raise Bug("invariant 2: there is no record of who acknowledges", hint="nothing was done; report this")
     _require((new.epoch, new.serial) == (old.epoch, old.serial + 1), "4: the record is not the one after the known one")
-    _require(bool(new.ackers), "2: nobody is named to acknowledge")
+    _require(bool(new.ackers) or new.is_degraded, "2: nobody is named to acknowledge")
     _require(set(new.ackers) <= set(outside(view, view.epoch.primary)), "2: the primary's own site acknowledges")
+    if isinstance(repair, steps.ReturnToSync):
+        _check_return(view, view.epoch, old, new)
+        return
+    _require(
+        new.is_degraded >= old.is_degraded, "2: nothing is degraded any more, and nobody has shown that commits wait"
+    )
+    degrades = new.is_degraded and not old.is_degraded
+    _require(not degrades or view.policy.degrade_after_ms is not None, "2: degraded though the settings say strict")
     dropped = [group for group in old.groups if not any(set(one) <= set(group) for one in new.groups)]
     if isinstance(repair, steps.NameAckers):
         _require(not dropped, f"2: the word of {dropped} would not be asked for any more")
@@ -116,6 +131,15 @@ def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers) -> 
         all(acts_on(view, old, site) for group in dropped for site in group), f"2: {dropped} may still acknowledge"
     )
     _require(is_known_to_primary(view, view.epoch, old), f"2: {dropped} could acknowledge again by a grant")
+
+
+def _check_return(view: View, epoch: EpochRecord, old: DurabilityRecord, new: DurabilityRecord) -> None:
+    """In sync again only once the primary waits by the very record, and nobody's older word is forgotten by that."""
+    node = view.node(epoch.primary)
+    waits_by = node.report.waits_by if node is not None and node.report is not None else None
+    _require(old.is_degraded and not new.is_degraded, "2: what was not degraded returns to sync")
+    _require((new.acks, new.ackers, new.former) == (old.acks, old.ackers, old.former), "2: the return names somebody")
+    _require(waits_by is not None and waits_by >= old.serial, "2: sync is recorded before commits wait")
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -23,6 +23,7 @@ from controller.invariants import check_repair, check_step
 from controller.metrics import Metrics
 from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
+from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stands_at
 from controller.rejoin import Rung
 from controller.world import World, plan_id
 
@@ -44,6 +45,7 @@ class Request:
     to: str | None
     why: str
     allow_data_loss: bool = False
+    primary_is_off: bool = False
     done: "asyncio.Future[HistoryRecord]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -318,6 +320,7 @@ def new_plan(
     candidate: str | None = None,
     requested: str | None = None,
     allow_data_loss: bool = False,
+    primary_is_off: bool = False,
     automatic: bool = False,
 ) -> PlanRecord:
     """Return a plan at its first stage, for the epoch after the view's."""
@@ -337,6 +340,7 @@ def new_plan(
         candidate=candidate,
         requested=requested,
         allow_data_loss=allow_data_loss,
+        primary_is_off=primary_is_off,
         automatic=automatic,
         steps=(StepDone(name=seen, ms=0.0, took_ms=0.0, detail=why),),
     )
@@ -356,10 +360,27 @@ def requested_plan(view: View, request: Request) -> PlanRecord:
         old=view.epoch.primary,
         requested=request.to,
         allow_data_loss=request.allow_data_loss,
+        primary_is_off=request.primary_is_off,
     )
     if request.kind is Kind.SWITCHOVER:
         _require_switchable(view, plan)
+    else:
+        _require_provable(view, plan)
     return plan
+
+
+def _require_provable(view: View, plan: PlanRecord) -> None:
+    """Refuse a failover that could only wait for a word which its operator has not given (decision 0089)."""
+    old = view.node(plan.old or "")
+    silent = old is None or old.report is None
+    unproven = lease_end_proves_nothing(view)
+    if silent and unproven is not None and not plan.primary_is_off:
+        raise Refused(f"{plan.old} is silent, and {unproven}", hint=BY_WORD)
+    if must_reach(view, plan) and stands_at(old) is None:
+        raise Refused(
+            f"durability is degraded since {view.degraded_since}: what was written since may be on {plan.old} alone",
+            hint="while it is up 'oscar-ha switchover' loses nothing; if it never comes back: --allow-data-loss",
+        )
 
 
 def _require_switchable(view: View, plan: PlanRecord) -> None:

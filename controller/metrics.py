@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from controller.decide import readiness, warnings
 from controller.model import HistoryRecord, HookRun, View
-from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, SettleAckers
+from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, ReturnToSync, SettleAckers
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -51,11 +51,14 @@ class Metrics(Collector):
         """Count one run of a hook that has ended."""
         self._hooks.labels(self._cluster, done.name, done.event, (done.outcome or "").split(":")[0]).inc()
 
-    def count_repair(self, repair: NameAckers | SettleAckers | Reseed | Restart | NoteRejoin) -> None:
+    def count_repair(self, repair: NameAckers | SettleAckers | ReturnToSync | Reseed | Restart | NoteRejoin) -> None:
         """Count one change of the durability record, or one thing done to a node that came back."""
         match repair:
-            case NameAckers():
-                self._acker_changes.labels(self._cluster, "named").inc()
+            case NameAckers(durability=durability):
+                change = "named" if durability.ackers else "degraded"
+                self._acker_changes.labels(self._cluster, change).inc()
+            case ReturnToSync():
+                self._acker_changes.labels(self._cluster, "in sync").inc()
             case SettleAckers():
                 self._acker_changes.labels(self._cluster, "settled").inc()
             case Reseed(node=node, event=event) | Restart(node=node, event=event):
@@ -84,6 +87,8 @@ class Metrics(Collector):
             "Automatic failovers of late that nobody has forgiven.",
             float(view.automatic),
         )
+        degraded = view.degraded_since is not None
+        yield self._one("oscar_ha_durability_degraded", "1 while commits may be on no other disk.", float(degraded))
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
         maintenance = GaugeMetricFamily(
             "oscar_ha_maintenance", "1 while somebody works on the node.", labels=["cluster", "node"]

@@ -79,6 +79,7 @@ class Proof(StrEnum):
     WATCHDOG = "watchdog confirmed the fence"
     PROCESS_DEAD = "watchdog confirmed: the server process is dead and will be born fenced"
     LEASE_ENDED = "lease ended"
+    OPERATOR = "an operator said that the old primary is off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,10 @@ class Policy:
     acks: Acks = Acks.ONE
     acks_all_degrade_after_ms: float | None = None
     """How long commits wait for a lost site under ALL before it is left out; None: for ever."""
+    degrade_after_ms: float | None = None
+    """How long commits wait while no site can acknowledge, before that is recorded and they wait no more; None: for ever."""
+    loses_while_degraded: bool = False
+    """Whether a failover while durability is degraded may by itself lose what the old primary alone has."""
     automatic_max: int = 5
     """So many automatic failovers within `automatic_within_ms`; the next one waits for an operator."""
     automatic_within_ms: float = 3_600_000.0
@@ -225,6 +230,12 @@ class View:
     """ZooKeeper is seen. If it is not, all of this is of before."""
     automatic: int = 0
     """Automatic failovers within `policy.automatic_within_ms`, as this controller saw them and nobody has forgiven."""
+
+    @property
+    def degraded_since(self) -> str | None:
+        """Return since when commits may have been answered OK that are on no other disk; None: none was."""
+        record = self.durability
+        return record.since if record is not None and record.is_degraded else None
 
     @property
     def flapping(self) -> str | None:
@@ -308,6 +319,8 @@ class PlanRecord:
     excluded: tuple[str, ...] = ()
     """Candidates that failed during this plan."""
     allow_data_loss: bool = False
+    primary_is_off: bool = False
+    """An operator has said that nothing of the old primary runs any more."""
     automatic: bool = False
     """Nobody asked for it."""
     proof: str | None = None
@@ -359,6 +372,40 @@ class AutomaticRecord:
 
     failovers: int = 0
     forgiven: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DegradedInterval:
+    """A time in which commits were answered OK though they were on no other disk. Written with the record that began it."""
+
+    epoch: int
+    primary: str
+    began: str
+    why: str
+    ended: str | None = None
+    """None: it lasts."""
+    outcome: str | None = None
+    """How it ended."""
+
+
+DEGRADED_INTERVALS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DegradedRecord:
+    """The newest such times, oldest first."""
+
+    intervals: tuple[DegradedInterval, ...] = ()
+
+    def begun(self, interval: DegradedInterval) -> "DegradedRecord":
+        """Return the record with one more."""
+        return DegradedRecord(intervals=(*self.intervals, interval)[-DEGRADED_INTERVALS_MAX:])
+
+    def over(self, ended: str, outcome: str) -> "DegradedRecord":
+        """Return the record in which none lasts."""
+        return DegradedRecord(
+            intervals=tuple(one if one.ended else replace(one, ended=ended, outcome=outcome) for one in self.intervals)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

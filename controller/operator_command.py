@@ -65,6 +65,12 @@ def failover(
     allow_data_loss: bool = typer.Option(
         False, "--allow-data-loss", help="Promote even if acknowledged transactions may be missing."
     ),
+    primary_is_off: bool = typer.Option(
+        False,
+        "--primary-is-off",
+        help="Nothing of the old primary runs any more: you have seen it, or cut its power. Needed where nobody can ask"
+        " it and no lease proves it (durability is degraded). If it does run, two servers take writes.",
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the ranking and the steps, do nothing."),
     yes: bool = YesOption,
     why: str | None = WhyOption,
@@ -72,9 +78,8 @@ def failover(
     as_json: bool = JsonOption,
 ) -> None:
     """Replace the primary now, by your word. The cluster does this by itself when the primary fails."""
-    _change(
-        "failover", settings_file, as_json, dry_run, yes, {"to": to, "why": why, "allow_data_loss": allow_data_loss}
-    )
+    words = {"allow_data_loss": allow_data_loss, "primary_is_off": primary_is_off}
+    _change("failover", settings_file, as_json, dry_run, yes, {"to": to, "why": why, **words})
 
 
 def history(
@@ -95,6 +100,16 @@ def history(
     console = Console(highlight=False)
     for event in events[:limit]:
         console.print(escape(rejoined(event)), soft_wrap=True)
+    intervals = ask(settings_file, lambda client, url: client.get(f"{url}/v1/degraded", deadline_ms=CALL_DEADLINE_MS))
+    for interval in intervals[:limit]:
+        console.print(escape(degraded(interval)), soft_wrap=True)
+
+
+def degraded(interval: Mapping[str, Any]) -> str:
+    """Return a time in which no commit waited for another site, as a line of the history."""
+    ended = f"to {interval['ended']}, {interval['outcome']}" if interval["ended"] else "and it lasts"
+    return (f"degraded on {interval['primary']}  epoch {interval['epoch']}  from {interval['began']} {ended}"
+            f"  why: {interval['why']}")  # fmt: skip
 
 
 def path_of(node: str) -> str:
@@ -294,6 +309,14 @@ def _print_rescues(answer: Mapping[str, Any]) -> None:
 def _print_ackers(console: Console, durability: Mapping[str, Any]) -> None:
     """Say who acknowledges, since when and why, and whose older word is still needed."""
     ackers = list(durability.get("ackers", ()))
+    if durability.get("mode") == "degraded":
+        catching_up = f"; {' and '.join(ackers)} is catching up" if ackers else ""
+        console.print(
+            f"[bold red]degraded[/] since {durability['since']}: no commit waits for another site"
+            f"{escape(catching_up)} ({escape(str(durability.get('why')))})",
+            soft_wrap=True,
+        )
+        return
     what = " and ".join(ackers) or "nobody"
     if len(ackers) > 1:
         what += " together"

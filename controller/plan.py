@@ -1,9 +1,10 @@
 """The steps of a plan, as data. One interpreter (`controller/world.py`) executes them; each is safe to repeat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cluster.records import DurabilityRecord, EpochRecord
-from controller.model import RejoinEvent
+from controller.model import Proof, RejoinEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,16 @@ class AcceptLeaseEnd:
 
     node: str
     epoch: int
+    proof: ClassVar[Proof] = Proof.LEASE_ENDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptWord:
+    """Take an operator's word that a silent primary is off as the proof of fence. Changes nothing but the plan."""
+
+    node: str
+    epoch: int
+    proof: ClassVar[Proof] = Proof.OPERATOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +161,20 @@ class SettleAckers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnToSync:
+    """Commits wait again, and who is named has all that was written before: record that nothing is degraded any more."""
+
+    node: str
+    """The primary: its position, read while its commits wait, bounds what was answered OK without anybody."""
+    durability: DurabilityRecord
+    """The record to write, but for its floor."""
+
+    @property
+    def epoch(self) -> int:
+        return self.durability.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reseed:
     """Have the data of a node that cannot follow replaced by a copy of another node's; first write that it is done."""
 
@@ -177,8 +202,22 @@ class NoteRejoin:
     event: RejoinEvent
 
 
-Step = Choose | AcceptLeaseEnd | Fence | Seal | Level | Apply | Promote | Open | Admit | Repoint | Verify | Record
-Repair = Follow | NameAckers | SettleAckers | Reseed | Restart | NoteRejoin
+Step = (
+    Choose
+    | AcceptLeaseEnd
+    | AcceptWord
+    | Fence
+    | Seal
+    | Level
+    | Apply
+    | Promote
+    | Open
+    | Admit
+    | Repoint
+    | Verify
+    | Record
+)
+Repair = Follow | NameAckers | SettleAckers | ReturnToSync | Reseed | Restart | NoteRejoin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,8 @@ from controller.leadership import Leadership
 from controller.mirror import Mirror
 from controller.model import (
     AutomaticRecord,
+    DegradedInterval,
+    DegradedRecord,
     HistoryRecord,
     HookRun,
     PlanRecord,
@@ -36,7 +38,7 @@ from controller.model import (
     RejoinRecord,
     Sealed,
 )
-from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, Restart, SettleAckers, Step
+from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, Restart, ReturnToSync, SettleAckers, Step
 from controller.verify import verify
 
 VERIFY_DEADLINE_MS = 10_000
@@ -157,8 +159,8 @@ class World:
         match step:
             case steps.Choose(node=node, reasons=reasons):
                 return outcome(f"{node}; {'; '.join(reasons)}")
-            case steps.AcceptLeaseEnd(node=node):
-                return outcome(f"{node}: its lease ended")
+            case steps.AcceptLeaseEnd() | steps.AcceptWord():
+                return outcome(f"{step.node}: {step.proof}")
             case steps.Fence():
                 how, position = await self._fence(step)
                 where = f" at {position}" if position is not None else ""
@@ -195,6 +197,8 @@ class World:
                 await self._name_ackers(repair)
             case SettleAckers():
                 await self._settle_ackers(repair)
+            case ReturnToSync():
+                await self._return_to_sync(repair)
             case Follow(node=node, epoch=epoch):
                 await self._watchdog(node, "follow", {"epoch": epoch}, self.settings.timing.call_deadline_ms)
             case NoteRejoin(node=node, event=event):
@@ -303,12 +307,13 @@ class World:
             self._write("epoch", step.record),
             self._write("durability", step.durability),
             Replace("plan", after, self._version("plan")),
+            *self._degraded_over(f"epoch {step.epoch} began with {step.record.primary}"),
         )
 
     async def _name_ackers(self, repair: NameAckers) -> None:
         """Name others at once: whoever was named before stays in the record until `_settle_ackers`."""
         new = repair.durability
-        await self._transact(Replace("durability", new, self._version("durability")))
+        await self._transact(Replace("durability", new, self._version("durability")), *self._degraded_begun(repair))
         log.info("ackers.named", acks=new.acks.value, ackers=new.ackers, epoch=new.epoch, former=new.former,
                  serial=new.serial, why=new.why)  # fmt: skip
 
@@ -325,8 +330,36 @@ class World:
         await self._transact(Replace("durability", new, self._version("durability")))
         log.info("ackers.settled", ackers=new.ackers, epoch=new.epoch, floor=new.floor, serial=new.serial)
 
-    async def _fresh_position(self, node: str, serial: int, deadline: Nanos) -> Position:
+    async def _return_to_sync(self, repair: ReturnToSync) -> None:
+        """Record sync once everybody named has all that the primary had written when its commits certainly waited."""
+        deadline = clock.after(clock.now(), SETTLE_DEADLINE_MS)
+        serial = repair.durability.serial - 1
+        floor = await self._fresh_position(repair.node, serial, deadline, waiting=True)
+        await asyncio.gather(*(self._await_durable(site, floor, deadline) for site in repair.durability.ackers))
+        new = replace(repair.durability, floor=str(floor), since=clock.utc_now())
+        over = self._degraded_over(f"in sync again: {new.why}")
+        await self._transact(Replace("durability", new, self._version("durability")), *over)
+        log.info("durability.sync", ackers=new.ackers, epoch=new.epoch, floor=new.floor, serial=new.serial)
+
+    def _degraded_begun(self, repair: NameAckers) -> list[Operation]:
+        """Return what notes that commits wait no more, in the transaction that says so."""
+        new, known = repair.durability, self.mirror.get(DegradedRecord, "degraded") or DegradedRecord()
+        if not new.is_degraded or any(one.ended is None for one in known.intervals):
+            return []
+        begun = DegradedInterval(epoch=new.epoch, primary=repair.node, began=new.since, why=new.why)
+        log.warning("durability.degraded", epoch=new.epoch, primary=repair.node, why=new.why)
+        return [self._write("degraded", known.begun(begun))]
+
+    def _degraded_over(self, outcome: str) -> list[Operation]:
+        known = self.mirror.get(DegradedRecord, "degraded")
+        if known is None or all(one.ended for one in known.intervals):
+            return []
+        return [self._write("degraded", known.over(clock.utc_now(), outcome))]
+
+    async def _fresh_position(self, node: str, serial: int, deadline: Nanos, *, waiting: bool = False) -> Position:
         """Return a position of the primary that its watchdog read after this call began, and knowing that record.
+
+        With `waiting`: while it certainly let commits wait by it.
 
         It tells no such position while somebody may acknowledge by its direct word (decision 0078).
         """
@@ -335,7 +368,8 @@ class World:
             sent = clock.now()
             answer = await self._client.get(url, deadline_ms=SETTLE_DEADLINE_MS)
             report = records.decode(records.NodeReport, answer, where=url)
-            age_ms, known = report.position_age_ms, report.serial is not None and report.serial >= serial
+            by = report.waits_by if waiting else report.serial
+            age_ms, known = report.position_age_ms, by is not None and by >= serial
             fresh = age_ms is not None and age_ms <= clock.ms_between(began, sent)
             if report.position is not None and fresh and known:
                 return Position.parse(report.position)

@@ -6,7 +6,7 @@ Time is an argument. Unknown is a value: nothing here takes silence for health o
 from dataclasses import dataclass, replace
 
 from cluster.clock import Nanos, ms_between
-from cluster.records import Database, EpochRecord, Role
+from cluster.records import Database, DurabilityRecord, EpochRecord, Role
 from cluster.rules import HealthRules
 from cluster.settings import Timing
 
@@ -128,6 +128,13 @@ def why_not_open(node: str, generation: str, record: EpochRecord | None, memory:
     if memory.generation != generation or record.epoch not in (memory.opened_epoch, memory.promoted_epoch):
         return f"this server process was not promoted for epoch {record.epoch}"
     return None
+
+
+def commits_wait(record: DurabilityRecord | None, opened_epoch: int | None) -> bool:
+    """Return whether the commits of an open primary must wait for an acknowledgement. What is not known: they must."""
+    if record is None or record.epoch != opened_epoch:
+        return True
+    return not record.is_degraded or bool(record.ackers)
 
 
 def must_fence(node: str, record: EpochRecord | None, memory: Memory) -> str | None:

@@ -58,6 +58,8 @@ class Prober:
         """When it certainly wrote something last, as healthcheck/condition.py saw."""
         self._processor = Processor()
         self._asked: Nanos | None = None
+        self.commits_wait = True
+        """Whether it is required of an open primary that its commits wait: not while durability is degraded."""
         self.trouble: str | None = None
         """Why the last look or probe failed, None after one that worked."""
 
@@ -159,7 +161,7 @@ class Prober:
                 self.server_version = self._session.server_version
                 self.places = self._session.places()
             probe = self._session.probe()
-            more = _slow_facts(self._session, opened, writer) if slow else None
+            more = _slow_facts(self._session, opened, self.commits_wait, writer) if slow else None
         except OscarHaError:
             self._hang_up()
             raise
@@ -185,6 +187,7 @@ class Prober:
             self.server = None
 
 
-def _slow_facts(session: Session, opened: bool, writer: int | None) -> SlowFacts:
+def _slow_facts(session: Session, opened: bool, waits: bool, writer: int | None) -> SlowFacts:
     load = session.load(writer) if opened else None  # first: what comes after it may read from the disk
-    return SlowFacts(session.replication(), session.heartbeat_age_ms(), session.unmet() if opened else (), load)
+    unmet = session.unmet(waits=waits) if opened else ()
+    return SlowFacts(session.replication(), session.heartbeat_age_ms(), unmet, load)

@@ -41,6 +41,7 @@ from healthcheck.right import Right
 from healthcheck.roles import Signal, advance, allows
 from healthcheck.seeding import Seeding
 from healthcheck.stuck import Stuck
+from healthcheck.waiting import Waiting
 from healthcheck.worker import Worker
 
 LEASE_LOOK_SECONDS = 0.1
@@ -129,6 +130,7 @@ class Watchdog:
         self.orders = Orders(node.name, coordination, self._on_order)
         self.maintaining, self.condition = Maintaining(node.name, coordination, self._tell_changes), Keeper(self)
         self.right = Right(settings, node.site, secrets.token, coordination, self)
+        self.waiting = Waiting(self, self.timing)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -165,6 +167,7 @@ class Watchdog:
             granted_by=self.right.granted_by(now) if self.role is Role.PRIMARY else (),
             health=self.condition.health,
             disk_free_bytes=self.condition.disk_free,
+            waits_by=self.waiting.by,
         )
 
     def _database(self) -> Database:
@@ -217,6 +220,8 @@ class Watchdog:
             return f"the database is {database.value}: {self.prober.trouble or self.why}"
         if unmet := self._unmet():
             return "; ".join(unmet)
+        if self.role is Role.PRIMARY and not self.prober.commits_wait and self.right.durability is not None:
+            return f"durability is degraded since {self.right.durability.since}: no commit waits for another site"
         if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
             return "somebody made the primary read-only"
         if self.role is Role.PRIMARY and (health := self.condition.health) is not None and health.reasons:
@@ -253,6 +258,7 @@ class Watchdog:
                 self.maintaining.run,
                 self.right.run,
                 self.condition.run,
+                self.waiting.run,
             ):
                 group.create_task(loop())
 
@@ -459,7 +465,9 @@ class Watchdog:
         if unmet and unmet != told:
             log.error("requirements.unmet", unmet=unmet)
         if unmet and not self._acting.locked():
-            await self._actor.run(self._in_session, lambda session: session.meet_requirements())
+            await self._actor.run(
+                self._in_session, lambda session: session.meet_requirements(waits=self.prober.commits_wait)
+            )
 
     def _unmet(self) -> tuple[str, ...]:
         return self.prober.slow.unmet if self.role is Role.PRIMARY and self.prober.slow is not None else ()
@@ -735,6 +743,7 @@ class Watchdog:
             raise Refused(f"a plan for epoch {found[0].epoch} runs", hint="wait for its end")
 
     def _open_writes(self, session: Session) -> None:
+        self.waiting.before_opening(session)
         session.unlock_accounts()
         if self.coordination.lease_valid(clock.now()):  # the call before may have blocked
             session.open_writes(events=self.settings.event_scheduler)
@@ -807,6 +816,12 @@ class Watchdog:
     @property
     def writes_epoch(self) -> int | None:
         return self.memory.opened_epoch if self.role is Role.PRIMARY else None
+
+    # -- what healthcheck/waiting.py is lent --------------------------------------------------------------------------
+
+    async def ask(self, call: Callable[[Session], Result]) -> Result:
+        """Ask the server in the thread that also promotes it and lets it follow."""
+        return await self._actor.run(self._in_session, call)
 
     # -- what healthcheck/rescuing.py is lent -------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ PURE = {
     "controller/model.py",
     "controller/orders.py",
     "controller/plan.py",
+    "controller/proof.py",
     "controller/rejoin.py",
     "controller/replaying.py",
     "controller/seed.py",

@@ -14,7 +14,7 @@ from controller.choose import incomplete, reachable_target
 from controller.decide import readiness, warnings
 from controller.invariants import check_repair
 from controller.model import PlanRecord, ReplicatorFacts, View
-from controller.plan import NameAckers, SettleAckers
+from controller.plan import NameAckers, ReturnToSync, SettleAckers
 from tests.controller.builders import (
     CLINIC,
     SINCE,
@@ -126,7 +126,7 @@ SITUATIONS: dict[str, tuple[View, str]] = {
 }  # fmt: skip
 
 
-def told(repair: NameAckers | SettleAckers | None) -> str:
+def told(repair: NameAckers | SettleAckers | ReturnToSync | None) -> str:
     if repair is None:
         return ""
     if isinstance(repair, SettleAckers):

@@ -13,7 +13,7 @@ from controller.choose import rank
 from controller.decide import Mend, Start
 from controller.loop import new_plan
 from controller.model import Kind, PlanRecord, Stage, View
-from controller.plan import Follow, GiveUp, NameAckers, SettleAckers, Step, Wait
+from controller.plan import Follow, GiveUp, NameAckers, ReturnToSync, SettleAckers, Step, Wait
 from tests.model import receiving
 from tests.model.rules import Rules
 from tests.model.seeing import has_right, sites_of, view_of
@@ -94,7 +94,8 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
             except OscarHaError:
                 return
         case NameAckers(durability=record):
-            names = f"{' and '.join(record.ackers)} is named to acknowledge, former {record.former}"
+            names = f"{' and '.join(record.ackers) or 'nobody'} is named to acknowledge, former {record.former}"
+            names = f"durability is degraded, {names}" if record.is_degraded else names
             yield names, replace(world, durability=replace(record, why="", since=""))
         case SettleAckers(node=node, durability=record):
             log = world.nodes[NODES.index(node)].log
@@ -103,6 +104,16 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
             if all(is_prefix(log, one.log) and one.up for one in named) and not confirmed:
                 floor = replace(record, floor=position(log), why="", since="")
                 yield f"former ackers are settled, the floor is {position(log)}", replace(world, durability=floor)
+        case ReturnToSync(node=node, durability=record):
+            primary = world.nodes[NODES.index(node)]
+            named = [one for site, one in zip(sites_of(world), world.replicators, strict=True) if site in record.ackers]
+            there = (
+                all(is_prefix(primary.log, one.log) and one.up for one in named) or rules.returns_before_all_is_there
+            )
+            if there and primary.watched:
+                back = replace(record, floor=position(primary.log), why="", since="")
+                yield (f"{' and '.join(record.ackers)} has caught up, the floor is {back.floor}: in sync again",
+                       replace(world, durability=back, acked=max(world.acked, world.told, key=len), told=()))  # fmt: skip
         case steps.Reseed() | steps.Restart() | steps.NoteRejoin():
             return  # seedings are not modelled
 
@@ -196,12 +207,15 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
     if not is_prefix(world.acked, log):
         lost = f"{position(world.acked)} was acknowledged, {step.record.primary} of epoch {step.record.epoch} has {position(log) or 'nothing'}"
         world = receiving.broken(world, f"2: {lost}")
+    if not is_prefix(world.told, log) and not sent.plan.allow_data_loss:
+        lost = f"{position(world.told)} was answered OK, {step.record.primary} of epoch {step.record.epoch} has {position(log) or 'nothing'}"
+        world = receiving.broken(world, f"2: {lost}, and no operator has allowed it")
     for other, node in enumerate(world.nodes):
         if other != number and node.open and has_right(world, other, rules):
             world = receiving.broken(world, f"3: epoch {step.record.epoch} was opened while {NODES[other]} is open")
     record = replace(step.record, since="", proof="")
     durability = replace(step.durability, since="", why="")
-    return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after)
+    return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after, told=())
 
 
 def told(step: Step) -> str:

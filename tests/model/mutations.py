@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.clock import Nanos
-from cluster.records import GrantRequest
+from cluster.records import Durability, DurabilityRecord, GrantRequest
 from cluster.settings import Timing
 from controller import plan as steps
 from controller.advance import next_step
@@ -16,7 +16,7 @@ from healthcheck.judge import Memory
 from replicator import granting, permission
 from replicator.permission import Standing
 from tests.model.rules import Rules
-from tests.model.scopes import healthy, second_epoch
+from tests.model.scopes import alone, healthy, second_epoch
 from tests.model.seeing import NOW
 from tests.model.state import Request, World
 
@@ -105,6 +105,30 @@ def _one_is_enough(held: Any, sites: Iterable[str], timing: Timing) -> Nanos | N
     return granted_until(held, [site for site in sites if site in held], timing)
 
 
+def _waits_for_nobody(_: DurabilityRecord | None, __: int | None) -> bool:
+    """The watchdog sees by itself that nobody acknowledges, and does not wait for the record."""
+    return False
+
+
+def _waits_only_in_sync(record: DurabilityRecord | None, _: int | None) -> bool:
+    return record is None or not record.is_degraded
+
+
+def _known_to_wait(view: View) -> View:
+    """A controller that believes that commits wait as soon as somebody is named."""
+    nodes = tuple(replace(one, report=one.report and replace(one.report, waits_by=10**6)) for one in view.nodes)
+    return replace(view, nodes=nodes)
+
+
+def _loses(view: View) -> View:
+    return replace(view, policy=replace(view.policy, loses_while_degraded=True))
+
+
+def _sees_no_degradation(view: View) -> View:
+    record = view.durability
+    return replace(view, durability=record and replace(record, mode=Durability.SYNC))
+
+
 def _any_transaction(_: World, __: Request) -> bool:
     return True
 
@@ -138,6 +162,9 @@ SILENT = (
 )
 """Then nothing is heard of db-clinic any more."""
 LATER = Nanos(NOW + 1)
+DEGRADED = ("durability is degraded", "db-clinic looks", "the commits of db-clinic wait no more")
+ALONE = (*DEGRADED, "a client commits", "db-clinic answers OK")
+"""A client was told OK of a commit that is on db-clinic alone."""
 MUTATIONS: Mapping[str, Mutation] = {
     "a silent holder's lease has ended only after the margin": Mutation(
         Rules(margin_ms=0.0), "3", healthy(writes=0, failovers=1)),
@@ -204,4 +231,18 @@ MUTATIONS: Mapping[str, Mutation] = {
     "a confirmation counts from the mark in it": Mutation(
         Rules(believes_late_requests=True), "2", healthy(faults=2), (
             *LEFT_OUT, "late, toronto hears", *_has_it("toronto"), "the server of db-clinic crashes")),
+    "commits stop waiting only by a record": Mutation(
+        Rules(commits_wait=_waits_for_nobody), "2", alone(faults=0)),
+    "sync is recorded only once commits wait": Mutation(
+        Rules(see=_known_to_wait, check_repair=lambda *_: None), "2", alone(faults=0), DEGRADED),
+    "commits wait as soon as somebody is named": Mutation(
+        Rules(commits_wait=_waits_only_in_sync, see=_known_to_wait), "2", alone(faults=0), DEGRADED),
+    "sync is recorded only once who is named has all that was written": Mutation(
+        Rules(returns_before_all_is_there=True), "2", alone(), ALONE),
+    "while durability is degraded no failover loses anything by itself": Mutation(
+        Rules(see=_loses), "2", alone(), ALONE),
+    "while durability is degraded an ended lease is no proof of fence": Mutation(
+        Rules(see=_sees_no_degradation), "1", alone(), (
+            *DEGRADED, "replicator toronto starts", "toronto reads", "the watchdog of db-clinic crashes",
+            "db-clinic: its lease ends", "db-clinic: its record has been gone", *("controller 1",) * 8)),
 }  # fmt: skip

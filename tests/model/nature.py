@@ -81,6 +81,31 @@ def acknowledges(world: World, rules: Rules) -> Iterator[Move]:
         yield f"{sites_of(world)[number]} acknowledges {position(one.log)}: its client is told OK", after
 
 
+def answers(world: World, _: Rules) -> Iterator[Move]:
+    """A database whose commits wait for nobody answers OK to all of them, whatever its watchdog thinks."""
+    for number, node in enumerate(world.nodes):
+        epoch = node.memory.opened_epoch or 0
+        if not node.up or not node.open or node.waits or is_prefix(node.log, world.told):
+            continue
+        after = replace(world, told=node.log)
+        if any(later.primary != NODES[number] for later in world.epochs[epoch:]):
+            after = broken(after, f"1: a commit of epoch {epoch} is answered OK, the newest is {world.newest.epoch}")
+        elif not world.durability.is_degraded and not is_prefix(node.log, world.acked):
+            after = broken(after, f"2: {position(node.log)} is answered OK, and nobody is recorded to wait no more")
+        yield f"{NODES[number]} answers OK up to {position(node.log)} by itself", after
+
+
+def obeys(world: World, rules: Rules) -> Iterator[Move]:
+    """A watchdog lets commits wait or not, as the durability record says that it has read (healthcheck/waiting.py)."""
+    for number, node in enumerate(world.nodes):
+        if not node.watched or not node.up or node.role is not Role.PRIMARY or node.durability is None:
+            continue
+        waits = bool(rules.commits_wait(node.durability, node.memory.opened_epoch))
+        if waits != node.waits and (waits or (rules.lease_valid(node) and node.counted)):
+            how = "again" if waits else "no more"
+            yield f"the commits of {NODES[number]} wait {how}", with_node(world, number, replace(node, waits=waits))
+
+
 def applies(world: World, _: Rules) -> Iterator[Move]:
     """A standby applies what its site's archive has."""
     for number, node in enumerate(world.nodes):
@@ -291,7 +316,7 @@ def faults(world: World, rules: Rules) -> Iterator[Move]:
                 with_node(left, number, replace(node, lease=Lease.CUT, watched=False)),
             )
         if node.up:
-            dead = replace(node, up=False, open=False, role=advance(node.role, Signal.NEW_SERVER), durability=None,
+            dead = replace(node, up=False, open=False, waits=True, role=advance(node.role, Signal.NEW_SERVER), durability=None,
                            grants=frozenset())  # fmt: skip
             yield f"the server of {name} crashes", with_node(left, number, dead)
     for number, one in enumerate(world.replicators):
@@ -317,7 +342,7 @@ def restarts(world: World, rules: Rules) -> Iterator[Move]:
                 born = replace(node, up=True, log=log, generation=node.generation + 1)
                 yield (
                     f"the server of {NODES[number]} starts, fenced, at {position(log) or 'nothing'}",
-                    with_node(world, number, born),
+                    _without_what_is_gone(with_node(world, number, born)),
                 )
         if not node.watched and not world.gone:
             yield f"the watchdog of {NODES[number]} starts", with_node(world, number, _met(world, rules, number))
@@ -325,6 +350,14 @@ def restarts(world: World, rules: Rules) -> Iterator[Move]:
         if not one.up and not world.gone:
             started = replace(one, up=True, lease=Lease.HELD)
             yield f"replicator {sites_of(world)[number]} starts", with_replicator(world, number, started)
+
+
+def _without_what_is_gone(world: World) -> World:
+    """A crash may take back what was answered while durability was degraded: that it may is what `degraded` means."""
+    logs = [*(node.log for node in world.nodes), *(one.log for one in world.replicators)]
+    kept = max((world.told[:many] for many in range(len(world.told) + 1)
+                if any(is_prefix(world.told[:many], log) for log in logs)), key=len)  # fmt: skip
+    return replace(world, told=kept)
 
 
 def _after_crash(log: tuple[int, ...], server_id: int, world: World) -> Iterator[tuple[int, ...]]:
@@ -382,6 +415,8 @@ ACTIONS = (
     commits,
     receives,
     acknowledges,
+    answers,
+    obeys,
     applies,
     replicators_read,
     watchdogs_read,

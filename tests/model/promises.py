@@ -26,7 +26,8 @@ def is_well(world: World, rules: Rules) -> bool:
     """Return whether the newest primary serves the clinics, its acker may acknowledge, and no plan runs."""
     number = primary_number(world.newest)
     if (
-        world.plan is not None
+        world.durability.is_degraded
+        or world.plan is not None
         or world.nodes[number].role is not Role.PRIMARY
         or not serves_clinics(world, number, rules)
     ):

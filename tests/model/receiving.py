@@ -73,7 +73,7 @@ def promote(world: World, name: str, epoch: int) -> tuple[World, Promoted]:
         if not node.up or not allows(node.role, Signal.PROMOTE):
             raise Unreachable("the database is down")
         fresh = memory.for_generation(str(node.generation)).promoted(epoch, "", position(node.log))
-        node = replace(node, memory=fresh, role=advance(node.role, Signal.PROMOTE))
+        node = replace(node, memory=fresh, role=advance(node.role, Signal.PROMOTE), waits=True)
     promoted = Promoted(server_id=number + 1, file="", position=node.memory.promoted_position)
     return with_node(world, number, node), promoted
 
@@ -103,7 +103,8 @@ def opened(world: World, rules: Rules, number: int) -> Node:
     memory = replace(node.memory, opened_epoch=record.epoch)
     if world.plan is not None and world.plan.epoch > record.epoch and rules.looks_for_a_newer_plan:
         return replace(node, memory=memory)  # refused after its lease was taken
-    return replace(node, memory=memory, open=True, role=advance(node.role, Signal.OPEN), counted=True,
+    waits = node.waits or bool(rules.commits_wait(world.durability, record.epoch))
+    return replace(node, memory=memory, open=True, role=advance(node.role, Signal.OPEN), counted=True, waits=waits,
                    durability=world.durability)  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def follow(world: World, rules: Rules, name: str, epoch: int) -> World:
         raise Refused("it is ahead", hint="rescue, then rewind")
     memory = Memory(generation=str(node.generation), sealed_epoch=node.memory.sealed_epoch)
     # `joining` and `standby` differ in lag alone, which the model does not know.
-    return with_node(world, number, replace(node, memory=memory, role=Role.STANDBY))
+    return with_node(world, number, replace(node, memory=memory, role=Role.STANDBY, waits=True))
 
 
 def drain(world: World, rules: Rules, name: str, epoch: int, until: str) -> World:

@@ -68,6 +68,9 @@ class Rules:
     lease_valid: Callable[[Node | Replicator], bool] = field(default=lambda holder: holder.lease.valid)
     why_not_grant: Rule = granting.why_not_grant
     granted_until: Rule = granted.granted_until
+    commits_wait: Rule = judge.commits_wait
+    returns_before_all_is_there: bool = False
+    """Sync is recorded though who is named lacks what was written meanwhile."""
     counts_at_once: bool = False
     """A lease counts though its record was away and nobody has looked for a plan since."""
     seals_while_granted: bool = False

@@ -35,6 +35,13 @@ def healthy(
     )  # fmt: skip
 
 
+def alone(*, faults: int = 1, writes: int = 1, failovers: int = 0) -> World:
+    """Return db-clinic as a primary that nobody acknowledges: both replicators are down, and may be started again."""
+    begun = healthy(writes=writes, faults=faults, failovers=failovers)
+    gone = tuple(replace(one, up=False, lease=Lease.ENDED, epoch=0, durability=None) for one in begun.replicators)
+    return replace(begun, replicators=gone, available=True)
+
+
 def second_epoch(*, writes: int = 0, faults: int = 2) -> World:
     """Return db-toronto as the primary of epoch 2, acknowledged by montreal, which lacks the end of epoch 1 still."""
     first, second = lineage_entry(1, 1, ""), lineage_entry(2, 2, "0-1-1")

@@ -36,7 +36,7 @@ def node_facts(number: int, node: Node, generation: str, serial: int | None) -> 
         read_only=not node.open, position=position(node.log), lag_ms=1.0,
         lease_epoch=node.memory.opened_epoch if node.role is Role.PRIMARY else None, resumable=node.resumable,
         generation=generation, server_version="10.11.19", replicating=node.role is Role.STANDBY, why="", url="",
-        serial=serial,
+        serial=serial, waits_by=serial if node.open and node.waits else None,
     )  # fmt: skip
     seen = report if node.lease.recorded else None
     return NodeFacts(name=NODES[number], site=SITES[number], server_id=number + 1, report=seen,
@@ -77,7 +77,7 @@ def view_of(world: World, rules: Rules) -> View:
     return rules.see(
         View(
             policy=Policy(sites=SITES, initial_primary=NODES[0], lease_margin_ms=rules.margin_ms, watchdog_grace_ms=5_000.0,
-                          automatic_max=1_000),
+                          automatic_max=1_000, degrade_after_ms=0.0 if world.available else None),
             nodes=tuple(
                 node_facts(number, node, rules.generation(node), _known_serial(world, node))
                 for number, node in enumerate(world.nodes)

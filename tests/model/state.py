@@ -62,6 +62,8 @@ class Node:
     """No record of its lease was missing since it last looked for a plan of a later epoch."""
     durability: DurabilityRecord | None = None
     """Who acknowledges, as far as an open primary has read it."""
+    waits: bool = True
+    """Its commits wait for an acknowledgement."""
     grants: frozenset[str] = frozenset()
     """Sites whose grants it relies on."""
 
@@ -113,6 +115,10 @@ class World:
     requests: tuple[Request, ...] = ()
     acked: Log = ()
     """The longest log of which a replicator has acknowledged the end: its clients may have been told."""
+    told: Log = ()
+    """The longest log whose end a client was told of though nobody had acknowledged it; a return to sync promises it."""
+    available: bool = False
+    """Commits do not wait for ever: that is recorded, and they wait no more."""
     writes: int = 0
     """Commits that clients may still begin."""
     faults: int = 0
