@@ -6,7 +6,7 @@ kernel takes ports for outgoing connections, so that a killed process finds its 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ class Request:
     """Whether the replication links use it."""
     encrypt_archive: bool = False
     acks: Acks = Acks.ONE
+    policies: Mapping[str, Any] = field(default_factory=dict)
+    """More settings of the cluster, as its file has them."""
     wires: Wires = Wires.LOOPBACK
     distance: float = 1.0
     """What the usual round trips between the places are multiplied with; 0 is none."""
@@ -232,6 +234,7 @@ def settings_of(request: Request, ports: Mapping[str, int], hosts: Mapping[str, 
         # A lab is there to fail over; that too many wait for an operator has a test of its own.
         "failover": {"automatic_max": AUTOMATIC_MAX},
         "rejoin": {"attempts_max": AUTOMATIC_MAX},
+        **request.policies,
         "sites": list(SITES),
         "token_file": str(layout.secret("token")),
         "accounts": {

@@ -5,7 +5,7 @@ import pytest
 from tests.model.checker import Explored, explore
 from tests.model.mutations import MUTATIONS, OUTAGE, Mutation
 from tests.model.rules import Rules
-from tests.model.scopes import healthy, second_epoch
+from tests.model.scopes import alone, healthy, second_epoch
 
 LARGE_STATES_MIN = 100_000
 
@@ -27,6 +27,10 @@ def test_one_fault_without_a_write_keeps_every_promise() -> None:
 
 def test_a_switchover_and_a_failover_by_an_operator_keep_every_promise() -> None:
     require_kept("operators", explore(healthy(writes=0, faults=0, switchovers=1, failovers=1), Rules()))
+
+
+def test_when_nobody_can_acknowledge_it_is_in_sync_again_by_itself() -> None:
+    require_kept("nobody can acknowledge", explore(alone(faults=0), Rules()))
 
 
 def explore_outages() -> int:
