@@ -101,9 +101,7 @@ class Watchdog:
     ) -> None:
         self.node, self.settings, self.timing = node, settings, settings.timing
         self.coordination = coordination
-        self._secrets = secrets
-        self._dialect = dialect
-        self._file = file
+        self._secrets, self._dialect, self._file = secrets, dialect, file
         self.memory: Memory = file.read()
         self.role = Role.FENCED
         self.why = "the watchdog has just started"
