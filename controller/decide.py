@@ -16,6 +16,8 @@ from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
 from controller.proof import at_risk, why_not_by_itself
 
+DEAF_MS = 5_000.0
+"""A watchdog that has not answered for so long has not only just restarted."""
 STANDBY_LAG_MAX_MS = 10_000
 """A standby further behind does not count as current: a failover would make the clinics wait for it."""
 
@@ -221,6 +223,7 @@ def readiness(view: View) -> tuple[str, ...]:
         reasons += [f"on {primary.name} {one}" for one in primary.report.unmet]
         if judgement.reach is Reach.UP and primary.report.health is not None and primary.report.health.failed:
             reasons.append(f"{primary.name} has failed, and nothing is done by itself: {judgement.why}")
+    reasons += [f"{_deaf(primary)}: a failover would wait for its fence"] if primary and is_deaf(primary) else []
     standbys = [node for node in view.nodes if node.name != view.epoch.primary]
     if not any(is_current(node) for node in standbys):
         ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]
@@ -253,6 +256,15 @@ def _unproven(view: View, record: DurabilityRecord) -> list[str]:
     return found
 
 
+def is_deaf(node: NodeFacts) -> bool:
+    """Return whether a watchdog reports and does not answer us: the way between is cut in one direction."""
+    return node.report is not None and node.deaf_ms is not None and node.deaf_ms >= DEAF_MS
+
+
+def _deaf(node: NodeFacts) -> str:
+    return f"the watchdog of {node.name} reports to ZooKeeper, but does not answer the leading controller"
+
+
 def is_current(node: NodeFacts) -> bool:
     """Return whether a standby applies what the primary writes at once. An unknown lag is not current."""
     report = node.report
@@ -268,6 +280,8 @@ def warnings(view: View) -> tuple[str, ...]:
     nodes = [node for node in view.nodes if node.maintenance is None]
     found = [f"{node.name}: {why}" for node in nodes if node.report is not None and node.report.health is not None
              for why in node.report.health.reasons]  # fmt: skip
+    primary = view.epoch.primary if view.epoch else None
+    found += [f"{_deaf(node)}: it could not be promoted" for node in nodes if is_deaf(node) and node.name != primary]
     for node in nodes:
         if node.report is None:
             found.append(f"{node.name}: its watchdog does not report")

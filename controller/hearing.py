@@ -1,6 +1,7 @@
-"""Asks the acknowledging replicators directly, while we lead: their records outlive them by a session's ttl.
+"""Asks the acknowledging replicators and the watchdogs directly, while we lead.
 
-What is heard here only makes a change of the acker come sooner. It is never a proof (`controller/ackers.py`).
+A replicator's record outlives it by a session's ttl: what is heard here makes a change of the acker come sooner. A watchdog that
+reports to ZooKeeper and does not answer us could not be told to fence: that is told. Neither is ever a proof.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from cluster import clock, records
 from cluster.errors import OscarHaError, Unreachable
 from cluster.http import Client, is_refusal
 from cluster.records import DurabilityRecord, ReplicatorReport
-from cluster.settings import Settings
+from cluster.settings import Node, Settings
 from controller.leadership import Leadership
 from controller.mirror import Heard, Mirror
 
@@ -24,6 +25,28 @@ class Hearing:
 
     async def run(self) -> None:
         """Ask for ever."""
+        await asyncio.gather(self._ask_replicators(), self._ask_watchdogs())
+
+    async def _ask_watchdogs(self) -> None:
+        while True:
+            if self._leadership.valid():
+                await asyncio.gather(*(self._ask_watchdog(node) for node in self._settings.nodes))
+            else:
+                self._mirror.deaf_since.clear()
+            await asyncio.sleep(self._settings.timing.renew_interval_ms / 1000)
+
+    async def _ask_watchdog(self, node: Node) -> None:
+        asked = clock.now()
+        try:
+            await self._client.get(f"{node.watchdog_url}/health", deadline_ms=self._settings.timing.call_deadline_ms)
+        except Unreachable:
+            self._mirror.deaf_since.setdefault(node.name, asked)
+            return
+        except OscarHaError:
+            pass  # it answers, if not what we understand
+        self._mirror.deaf_since.pop(node.name, None)
+
+    async def _ask_replicators(self) -> None:
         while True:
             record = self._mirror.get(DurabilityRecord, "durability")
             sites = record.ackers if record is not None and self._leadership.valid() else ()

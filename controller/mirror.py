@@ -53,7 +53,7 @@ class Mirror:
     def __init__(self, coordination: Coordination, settings: Settings) -> None:
         self.coordination = coordination
         self.settings = settings
-        self.changed = asyncio.Event()
+        self.changed, self._refreshing = asyncio.Event(), asyncio.Lock()
         self._kinds: Mapping[str, type] = {
             "epoch": EpochRecord,
             "durability": DurabilityRecord,
@@ -79,17 +79,23 @@ class Mirror:
         self._automatic_known: int | None = None
         self.heard: dict[str, Heard] = {}
         """What `controller/hearing.py` learnt by asking replicators directly."""
+        self.deaf_since: dict[str, Nanos] = {}
+        """Since when a node's watchdog does not answer it, by the node's name."""
         self._full_at = clock.now()
         coordination.listen(self._on_connection)
 
     async def refresh(self) -> None:
-        """Read again what is stale. Raises Unreachable when ZooKeeper does not answer."""
-        self.changed.clear()
-        if clock.ms_between(self._full_at, clock.now()) >= FULL_REFRESH_MS:
-            self._full_at = clock.now()
-            self._stale = set(self._kinds)
-        paths = sorted(self._stale)
-        await asyncio.gather(*(self._read(path) for path in paths))
+        """Read again what is stale. Raises Unreachable when ZooKeeper does not answer.
+
+        One at a time: what somebody else is just reading is not known yet, and no longer stale.
+        """
+        async with self._refreshing:
+            self.changed.clear()
+            if clock.ms_between(self._full_at, clock.now()) >= FULL_REFRESH_MS:
+                self._full_at = clock.now()
+                self._stale = set(self._kinds)
+            paths = sorted(self._stale)
+            await asyncio.gather(*(self._read(path) for path in paths))
 
     def doubt(self, paths: Iterable[str]) -> None:
         """Read these records again at the next refresh: somebody, perhaps we ourselves, may have changed them."""
@@ -149,6 +155,7 @@ class Mirror:
             maintenance=self.get(Suspension, f"maintenance/{node.name}"),
             rejoin=self.get(RejoinRecord, rejoin),
             rejoin_age_ms=self._since_ms(self._renewed_at, rejoin, now) or 0.0,
+            deaf_ms=self._since_ms(self.deaf_since, node.name, now),
             down_ms=self._since_ms(self._down_since, f"nodes/{node.name}", now) or 0.0,
             missing_to_receive=node.missing_to_receive(),
             missing_to_give=node.missing_to_give(),

@@ -143,6 +143,8 @@ class NodeFacts:
     """What was done to it by itself; None: never anything."""
     rejoin_age_ms: float = 0.0
     """For how long we have seen that record as it is."""
+    deaf_ms: float | None = None
+    """For how long its watchdog has not answered the leader directly, though it reports. None: it answers, or was not asked."""
     down_ms: float = 0.0
     """For how long its watchdog has been saying that the server is down, on our own clock."""
     missing_to_receive: tuple[str, ...] = ()

@@ -128,6 +128,11 @@ class Part:
     async def publish(self) -> None:
         await self.coordination.publish(self.path, self.report())
 
+    async def deafen(self) -> None:
+        """Answer nobody any more, and report as ever: packets go out, and none come in."""
+        assert self._runner is not None
+        await self._runner.cleanup()
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)

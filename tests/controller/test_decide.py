@@ -183,6 +183,19 @@ def test_a_failed_primary_that_nobody_could_replace_is_not_ready() -> None:
     assert any("no other node would do better" in reason for reason in readiness(a_view(**everybody)))
 
 
+def test_a_watchdog_that_reports_and_does_not_answer_is_told_and_nobody_is_failed_over() -> None:
+    """A partition of one direction: it is well, but could not be fenced or promoted by our word."""
+    clinic, toronto = (replace(a_node(site), deaf_ms=5_000.0) for site in ("clinic", "toronto"))
+    just_now = replace(a_node("clinic"), deaf_ms=4_000.0)
+    view = a_view(clinic=clinic, toronto=toronto)
+    (reason,), (warning,) = readiness(view), warnings(view)
+
+    assert told(decide(view, SINCE)) == "mend"
+    assert "db-clinic reports to ZooKeeper, but does not answer" in reason
+    assert warning.endswith("it could not be promoted")
+    assert readiness(a_view(clinic=just_now)) == ()
+
+
 def test_what_is_degraded_is_told_and_hides_no_failover() -> None:
     crowded = Health(
         condition=Condition.DEGRADED, reasons=("its 151 connections are used up, most of them by oscar@a",)

@@ -155,3 +155,17 @@ async def test_a_failed_primary_that_answers_is_fenced_and_replaced(
         (last, *_) = await trial.history()
         assert "its disk is full" in last["why"]
         assert ("db-clinic", "fence", 1) in trial.cluster.history.effects
+
+
+@pytest.mark.servers
+async def test_a_primary_that_hears_nobody_and_reports_is_not_replaced_but_not_ready(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root, controllers=1) as trial:
+        await trial.cluster.nodes["db-clinic"].deafen()
+        (one,) = trial.controllers
+        await until(
+            lambda: any("does not answer" in reason for reason in readiness(one.loop.world.mirror.view())), "told"
+        )
+
+        assert trial.cluster.history.opened() == [("db-clinic", 1)]
