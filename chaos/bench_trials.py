@@ -4,6 +4,7 @@ Each trial has traffic of its own, and ends with the checks over all that this l
 that stays fenced is said so, and the next trial gets a fresh lab.
 """
 
+import os
 import random
 import shutil
 import threading
@@ -15,7 +16,7 @@ from typing import Any, Self
 from chaos import checks
 from chaos.history import Verdict, Write, late_acknowledgements, lost, outage_ms, writers_per_epoch
 from chaos.lab import build, remove
-from chaos.lab.layout import Request
+from chaos.lab.layout import Request, Wires
 from chaos.lab_remote import Fault, RemoteLab, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
@@ -58,7 +59,7 @@ class Trial:
     lost: int | None = None
     double_writers: int | None = None
     acknowledged: int = 0
-    acknowledged_after_thaw: int | None = None
+    acknowledged_after_return: int | None = None
     direct_writes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -71,6 +72,14 @@ class Measured:
     trials: list[Trial] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     labs: int = 0
+
+    def add(self, more: "Measured") -> None:
+        """Take over what another bench has measured for the same figures."""
+        for name, values in more.values.items():
+            self.values[name] += values
+        self.trials += more.trials
+        self.problems += more.problems
+        self.labs += more.labs
 
     def records(self) -> list[dict[str, Any]]:
         return [asdict(trial) for trial in self.trials]
@@ -88,6 +97,7 @@ class TrialBench:
     clinics = 2
     writes_per_second = 40.0
     """Of each clinic."""
+    wires, zookeepers = Wires.LOOPBACK, 1
 
     def __init__(self, folder: Path, say: Say, seed: int, *, profile: str, figures: Iterable[str]) -> None:
         self.measured = Measured({name: [] for name in figures})
@@ -225,7 +235,8 @@ class TrialBench:
         remove.down(self._lab.directory, keep=False)
         self._ever_acknowledged = []
         self._say("a fresh lab …")
-        request = Request(directory=self._lab.directory, clinics=self.clinics, profile=self._profile)
+        request = Request(directory=self._lab.directory, clinics=self.clinics, profile=self._profile,
+                          wires=self.wires, zookeepers=self.zookeepers, owner=os.getpid())  # fmt: skip
         build.up(request, _Silent(), keep=True)
         prepare(self._lab.file.clinics[0], deadline_ms=PREPARE_DEADLINE_MS)
         self._is_up = True
