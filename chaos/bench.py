@@ -32,6 +32,7 @@ from chaos import (
     bench_lag,
     bench_large,
     bench_memory,
+    bench_scale,
     bench_switchover,
     script,
 )
@@ -109,6 +110,13 @@ def replication(
     return Bench(runs, measure)
 
 
+def scale(clusters: int) -> Bench:
+    """Return the bench of many clusters on one controller."""
+    run = partial(bench_scale.run, clusters=clusters)
+    return replication(SCALE, run, bench_scale.UNITS, bench_scale.GOALS, runs=100)
+
+
+SCALE = "scale"
 BENCHES: Mapping[str, Bench] = {
     "failover": Bench(10, failover("default"), {"fast": failover("fast")}),
     "switchover": Bench(20, switchover("default"), {"fast": switchover("fast")}),
@@ -122,6 +130,7 @@ BENCHES: Mapping[str, Bench] = {
     "lag": replication("lag", bench_lag.run, bench_lag.UNITS, bench_lag.GOALS, runs=5),
     "large": replication("large", bench_large.run, bench_large.UNITS, bench_large.GOALS, runs=1),
     "memory": replication("memory", bench_memory.run, bench_memory.UNITS, bench_memory.GOALS, runs=1),
+    SCALE: scale(bench_scale.CLUSTERS),
 }
 DEFAULT_RUNS = ", ".join(f"{name} {one.runs}" for name, one in BENCHES.items())
 
@@ -135,11 +144,16 @@ def bench(
         str, typer.Option(help="The deadlines of the lab: default or fast (failover, switchover).")
     ] = "default",
     strict: Annotated[bool, typer.Option("--strict", help="Goals of speed count for the exit code too.")] = False,
+    clusters: Annotated[
+        int, typer.Option(help="Of scale: how many clusters.", min=10, max=bench_scale.CLUSTERS_MAX)
+    ] = bench_scale.CLUSTERS,
 ) -> None:
     """Measure one thing and compare it with its goals."""
     if name not in BENCHES:
         raise BadInput(f"there is no bench {name!r}", hint=f"one of: {', '.join(BENCHES)}")
     chosen = BENCHES[name]
+    if name == SCALE:
+        chosen = scale(clusters)
     run = {"default": chosen.run, **chosen.profiles}.get(profile)
     if run is None:
         raise BadInput(

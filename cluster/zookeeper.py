@@ -120,10 +120,10 @@ class Session:
         self, path: str, value: bytes, *, ephemeral: bool = False, sequence: bool = False, makepath: bool = False
     ) -> Future:
         request = _create(path, value, ephemeral=ephemeral, sequence=sequence)
-        return _task(self._create(request)) if makepath else self._request(request)
+        return _future_of(self._create(request)) if makepath else self._request(request)
 
     def ensure_path_async(self, path: str) -> Future:
-        return _task(self._ensure(path))
+        return _future_of(self._ensure(path))
 
     def transaction(self) -> "Transaction":
         return Transaction(self._request)
@@ -390,16 +390,22 @@ def _create(path: str, value: bytes, *, ephemeral: bool = False, sequence: bool 
     return wire.Create(path, value, OPEN_ACL_UNSAFE, EPHEMERAL * ephemeral + SEQUENCE * sequence)
 
 
-def _task(work: Coroutine[Any, Any, Any]) -> Future:
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(_seen)
-    return task
+def _future_of(work: Coroutine[Any, Any, Any]) -> Future:
+    """Return a plain future, which whoever gives up may end, of what takes several requests."""
+    future, task = asyncio.get_running_loop().create_future(), asyncio.ensure_future(work)
+    future.add_done_callback(lambda _: task.cancel())
 
+    def hand_on(done: "asyncio.Task[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if future.done() or done.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result())
 
-def _seen(future: Future) -> None:
-    """An error whose caller has gone is no news."""
-    if not future.cancelled():
-        future.exception()
+    task.add_done_callback(hand_on)
+    return future
 
 
 def _failed(error: KazooException) -> Future:

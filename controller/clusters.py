@@ -22,7 +22,7 @@ from cluster.settings import Secrets, Settings
 from cluster.zookeeper import Session
 from controller.apart import apart
 from controller.loop import Loop
-from controller.serving import a_session, controller, session_ttl_ms
+from controller.serving import Pace, a_session, controller, session_ttl_ms
 
 SCAN_SECONDS = 5.0
 """How often files are looked at."""
@@ -30,9 +30,13 @@ RETRY_SECONDS = 30.0
 """A cluster that cannot be served is tried again after so long, though its file is as before."""
 READ_DEADLINE_SECONDS = 10.0
 STOP_DEADLINE_SECONDS = 5.0
-STAGGER_SECONDS = 0.01
+STAGGER_SECONDS = 0.05
 """Clusters begin one after the other: hundreds at once would miss each other's deadlines."""
 CLUSTERS_MAX = 2_000
+RENEW_SECONDS = 0.7
+"""Twice within the lease of a controller."""
+ASK_MS = 5
+"""So often somebody's acker is asked: with two hundred clusters each one once a second."""
 log = structlog.get_logger()
 
 
@@ -87,6 +91,7 @@ class Clusters:
         self._claims: dict[str, Path] = {}
         self._stopping = asyncio.Event()
         self._said = Repeated()
+        self._pace = Pace(RENEW_SECONDS, lambda: ASK_MS * len(self.served))
         self._ends: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
@@ -212,7 +217,7 @@ class Clusters:
                 session = await self._session(loaded.settings)
                 own = loaded.settings.controller(self._name)
                 one.url = own.url
-                async with controller(loaded.settings, loaded.secret, own, session) as loop:
+                async with controller(loaded.settings, loaded.secret, own, session, self._pace) as loop:
                     one.loop = loop
                     self._well(one)
                     await loop.run()

@@ -5,6 +5,7 @@ reports to ZooKeeper and does not answer us could not be told to fence: that is 
 """
 
 import asyncio
+from collections.abc import Callable
 
 from cluster import clock, records
 from cluster.errors import OscarHaError, Unreachable
@@ -20,7 +21,11 @@ ASK_DEADLINE_MS = 500
 class Hearing:
     """Asks everybody named every probe interval; `run` it beside the loop."""
 
-    def __init__(self, settings: Settings, mirror: Mirror, leadership: Leadership, client: Client) -> None:
+    def __init__(
+        self, settings: Settings, mirror: Mirror, leadership: Leadership, client: Client, pause_ms: Callable[[], float]
+    ) -> None:
+        """`pause_ms` is how long to wait at least: who serves many clusters does not ask each as often."""
+        self._pause_ms = pause_ms
         self._settings, self._mirror, self._leadership, self._client = settings, mirror, leadership, client
 
     async def run(self) -> None:
@@ -53,7 +58,7 @@ class Hearing:
             for site in set(self._mirror.heard) - set(sites):
                 del self._mirror.heard[site]
             await asyncio.gather(*(self._ask(site) for site in sites))
-            await asyncio.sleep(self._settings.timing.probe_interval_ms / 1000)
+            await asyncio.sleep(max(self._settings.timing.probe_interval_ms, self._pause_ms()) / 1000)
 
     async def _ask(self, site: str) -> None:
         asked, before = clock.now(), self._mirror.heard.get(site, Heard())

@@ -28,10 +28,13 @@ from controller.rejoin import Rung
 from controller.world import World, plan_id
 
 TICK_SECONDS = 0.5
+FAILED_SECONDS, FAILED_SECONDS_MAX = 0.05, 1.0
 RUNNING_TICK_SECONDS = 0.1
 """How soon a plan that waits looks again."""
 REPAIR_PAUSE_MS = 2_000
 """A repair that failed is not tried again sooner."""
+REJOIN_PAUSE_MS = 2_000
+"""While no node needs anything the ladder is looked at so often: it costs several times what deciding costs."""
 SWITCHOVER_BEHIND_MAX = 10_000
 """Transactions: a standby further behind would keep the clinics waiting; it must catch up first."""
 log = structlog.get_logger()
@@ -62,6 +65,7 @@ class Loop:
         self._repaired_at: dict[str, Nanos] = {}
         self._rejoining: asyncio.Task[None] | None = None
         self._rungs: dict[str, Rung] = {}
+        self._rejoin_at: Nanos | None = None
         self._stopping, self._trouble = asyncio.Event(), Repeated()
         self._hooks = Hooking(world, metrics)
 
@@ -83,16 +87,21 @@ class Loop:
     async def run(self) -> None:
         """Tick until stopped: at every change of a record, and at least every TICK_SECONDS."""
         try:
+            failures = 0
             while not self._stopping.is_set():
                 pause = TICK_SECONDS
                 try:
                     pause = await self.tick()
+                    failures = 0
                     self._trouble.is_over("tick")
                 except Bug:
                     log.exception("tick.bug")
                 except OscarHaError as error:
                     if self._trouble.is_news("tick", str(error)):
                         log.warning("tick.failed", error=str(error), code=error.code)
+                    failures += 1
+                    # Whoever answers late must not be asked more often than when it is well, by hundreds of clusters.
+                    await asyncio.sleep(min(failures * FAILED_SECONDS, FAILED_SECONDS_MAX))
                 await self._pause(pause)
         finally:
             await self._hooks.close()
@@ -155,6 +164,11 @@ class Loop:
 
     def _rejoin(self, view: View) -> None:
         """Begin what the ladder says, beside the loop: a failover never waits for it (TRAPS.md 35)."""
+        quiet = bool(self._rungs) and all(rung is Rung.HOLD for rung in self._rungs.values())
+        now = clock.now()
+        if quiet and self._rejoin_at is not None and clock.ms_between(self._rejoin_at, now) < REJOIN_PAUSE_MS:
+            return
+        self._rejoin_at = now
         self._tell_rungs(view)
         if self._rejoining is not None and not self._rejoining.done():
             return

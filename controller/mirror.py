@@ -1,12 +1,15 @@
 """A copy of the cluster's records, kept current by ZooKeeper's watches; only what changed is read again.
 
+Every part renews its record once a second, and most of that is a position that moved. Such a record is read, and waits
+for the next tick of the loop; whatever else has changed wakes the loop at once.
+
 It also measures absence: for how long a node or a replicator has had no record, on our own clock, and only while we
 ourselves were connected. Our own isolation must not look like somebody's death (TRAPS.md 32).
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
@@ -14,7 +17,7 @@ import structlog
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.coordination import Coordination
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Unreachable
 from cluster.orders import Order
 from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Suspension
 from cluster.settings import Node, Replicator, Settings
@@ -32,8 +35,9 @@ from controller.model import (
     View,
 )
 
-FULL_REFRESH_MS = 2_000
-"""All is marked stale this often, should a watch ever be lost."""
+FULL_REFRESH_MS = 30_000
+"""All is marked stale this often, should a watch ever be lost. One session's requests and watches come in order, so none
+is; and for hundreds of clusters reading what has not changed would be most of what there is to do."""
 MS_PER_SECOND = 1000
 Record = TypeVar("Record")
 log = structlog.get_logger()
@@ -48,7 +52,7 @@ class Heard:
 
 
 class Mirror:
-    """Records by path. `refresh` before use; `changed` is set whenever something is stale."""
+    """Records by path. `refresh` before use; `changed` is set whenever there is news."""
 
     def __init__(self, coordination: Coordination, settings: Settings) -> None:
         self.coordination = coordination
@@ -71,6 +75,7 @@ class Mirror:
         self._records: dict[str, tuple[object, int]] = {}
         self._stale = set(self._kinds)
         self._watched: set[str] = set()
+        self._readings: set[asyncio.Task[None]] = set()
         self._absent_since: dict[str, Nanos] = {}
         self._renewed_at: dict[str, Nanos] = {}
         self._idle_since: dict[str, Nanos] = {}
@@ -240,9 +245,28 @@ class Mirror:
         def fired() -> None:
             self._watched.discard(path)
             self._stale.add(path)
-            self.changed.set()
+            if not self.coordination.connected or "plan" in self._records:
+                self.changed.set()  # a plan that waits looks at everything
+                return
+            reading = asyncio.get_running_loop().create_task(self._look(path))
+            self._readings.add(reading)
+            reading.add_done_callback(self._readings.discard)
 
         return fired
+
+    async def _look(self, path: str) -> None:
+        """Read what has changed, unless a tick was faster; wake the loop if it is news."""
+        async with self._refreshing:
+            if path not in self._stale:
+                return
+            before = self._records.get(path)
+            try:
+                await self._read(path)
+            except Unreachable:
+                self.changed.set()
+                return
+        if is_news(before, self._records.get(path)):
+            self.changed.set()
 
     def _on_connection(self, connected: bool) -> None:
         """While we are cut off we see nothing: absence is counted anew from the moment we see again."""
@@ -252,3 +276,14 @@ class Mirror:
         self._stale = set(self._kinds)
         if connected:
             self.changed.set()
+
+
+def is_news(before: tuple[object, int] | None, after: tuple[object, int] | None) -> bool:
+    """Return whether more has changed than a position, and how old it is."""
+    match before, after:
+        case (NodeReport() as old, _), (NodeReport() as new, _):
+            return old != replace(new, position=old.position, lag_ms=old.lag_ms, position_age_ms=old.position_age_ms)
+        case (ReplicatorReport() as old, _), (ReplicatorReport() as new, _):
+            return old != replace(new, received=old.received, durable=old.durable, acknowledged=old.acknowledged)
+        case _:
+            return True

@@ -1,13 +1,14 @@
 """One controller of one cluster, put together: its session, its copy of the records, its election, its HTTP, its loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from cluster import http, settings
+from cluster import clock, http, settings
+from cluster.clock import Nanos
 from cluster.coordination import Coordination, in_order
 from cluster.errors import Conflict, OscarHaError
 from cluster.settings import Secrets, Settings
@@ -26,12 +27,29 @@ CONTROLLER_TTL_MS = 2_000
 """A controller holds no database: its session may end sooner than a watchdog's, so that the next one leads sooner."""
 CONTROLLER_MARGIN_MS = 400
 CONTROLLER_RENEW_SECONDS = 0.5
+LEADER_RENEW_SECONDS = 5.0
+"""Who leads is written when that changes; again only should somebody have deleted it."""
 events = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often things are done that are done again and again, by a process that may do them for many clusters."""
+
+    renew_seconds: float = CONTROLLER_RENEW_SECONDS
+    ask_pause_ms: Callable[[], float] = lambda: 0.0
+
+
+ALONE = Pace()
 
 
 @asynccontextmanager
 async def controller(
-    loaded: Settings, secret: Secrets, own: settings.Controller, shared: Session | None = None
+    loaded: Settings,
+    secret: Secrets,
+    own: settings.Controller,
+    shared: Session | None = None,
+    pace: Pace = ALONE,
 ) -> AsyncIterator[Loop]:
     """Give a controller that is connected, takes part in the election and answers HTTP; its loop is yours to run."""
     timing = replace(
@@ -59,8 +77,8 @@ async def controller(
         beside = (
             election,
             asyncio.create_task(Countdown(world).run()),
-            asyncio.create_task(Hearing(loaded, mirror, leadership, client).run()),
-            asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url))),
+            asyncio.create_task(Hearing(loaded, mirror, leadership, client, pace.ask_pause_ms).run()),
+            asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url), pace)),
         )
         for task in beside:
             task.add_done_callback(lambda _: loop.stop())
@@ -91,17 +109,20 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _renew(coordination: Coordination, leadership: Leadership, leader: Leader) -> None:
+async def _renew(coordination: Coordination, leadership: Leadership, leader: Leader, pace: Pace) -> None:
     """Keep our own lease: the right to act for as long as our session certainly lives."""
     leading = False
+    told_at: Nanos | None = None
     while True:
         leadership.changed.clear()
         try:
             await coordination.publish(f"controllers/{leader.name}", leader)
-            if leadership.node is not None:
-                await coordination.publish("leader", leader)
-            elif leading:
+            if leadership.node is None:
                 await coordination.withdraw("leader")
+                told_at = None
+            elif told_at is None or clock.ms_between(told_at, clock.now()) >= LEADER_RENEW_SECONDS * 1000:
+                await coordination.publish("leader", leader)
+                told_at = clock.now()
         except Conflict as error:
             events.warning("leader.superseded", error=str(error))
         except OscarHaError as error:
@@ -110,7 +131,7 @@ async def _renew(coordination: Coordination, leadership: Leadership, leader: Lea
             leading = leadership.valid()
             events.info("leading.changed", leading=leading)
         try:
-            async with asyncio.timeout(CONTROLLER_RENEW_SECONDS):
+            async with asyncio.timeout(pace.renew_seconds):
                 await leadership.changed.wait()
         except TimeoutError:
             continue
