@@ -18,6 +18,7 @@ from cluster import clock
 from cluster.clock import Nanos
 from cluster.coordination import Coordination
 from cluster.errors import BadInput, Unreachable
+from cluster.log import Repeated
 from cluster.orders import Order
 from cluster.records import Database, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Suspension
 from cluster.settings import Node, Replicator, Settings
@@ -75,6 +76,7 @@ class Mirror:
         self._records: dict[str, tuple[object, int]] = {}
         self._stale = set(self._kinds)
         self._watched: set[str] = set()
+        self._trouble = Repeated()
         self._readings: set[asyncio.Task[None]] = set()
         self._absent_since: dict[str, Nanos] = {}
         self._renewed_at: dict[str, Nanos] = {}
@@ -213,7 +215,8 @@ class Mirror:
         try:
             found: tuple[object, int] | None = await self.coordination.read(self._kinds[path], path, watch)
         except BadInput as error:
-            log.error("record.refused", path=path, error=str(error))
+            if self._trouble.is_news(path, str(error)):
+                log.error("record.refused", path=path, error=str(error))
             return
         except BaseException:
             self._watched.discard(path)

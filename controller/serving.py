@@ -11,7 +11,7 @@ from cluster import clock, http, settings
 from cluster.clock import Nanos
 from cluster.coordination import Coordination, in_order
 from cluster.errors import Conflict, OscarHaError
-from cluster.settings import Secrets, Settings
+from cluster.settings import Secrets, Settings, Timing
 from cluster.zookeeper import Session
 from controller.api import Api
 from controller.hearing import Hearing
@@ -52,12 +52,7 @@ async def controller(
     pace: Pace = ALONE,
 ) -> AsyncIterator[Loop]:
     """Give a controller that is connected, takes part in the election and answers HTTP; its loop is yours to run."""
-    timing = replace(
-        loaded.timing,
-        session_ttl_ms=session_ttl_ms(loaded),
-        lease_margin_ms=min(CONTROLLER_MARGIN_MS, loaded.timing.lease_margin_ms),
-        call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
-    )
+    timing = _timing(loaded)
     async with AsyncExitStack() as stack:
         members = in_order(loaded.zookeeper, own.host)
         session = shared or await stack.enter_async_context(a_session(members, timing.session_ttl_ms))
@@ -73,9 +68,8 @@ async def controller(
         api = Api(loaded, secret.token, own.name, loop, client)
         runner = await http.serve(api.app, own.host, own.port, what=f"controller {own.name}")
         stack.push_async_callback(runner.cleanup)
-        election = leadership.start()
         beside = (
-            election,
+            leadership.start(),
             asyncio.create_task(Countdown(world).run()),
             asyncio.create_task(Hearing(loaded, mirror, leadership, client, pace.ask_pause_ms).run()),
             asyncio.create_task(_renew(coordination, leadership, Leader(name=own.name, url=own.url), pace)),
@@ -97,6 +91,16 @@ async def a_session(hosts: Sequence[str], ttl_ms: int) -> AsyncIterator[Session]
         yield session
     finally:
         await session.stop()
+
+
+def _timing(loaded: Settings) -> Timing:
+    """Return the deadlines of a controller: shorter than those of whoever holds a database."""
+    return replace(
+        loaded.timing,
+        session_ttl_ms=session_ttl_ms(loaded),
+        lease_margin_ms=min(CONTROLLER_MARGIN_MS, loaded.timing.lease_margin_ms),
+        call_deadline_ms=min(CONTROLLER_TTL_MS - CONTROLLER_MARGIN_MS, loaded.timing.call_deadline_ms),
+    )
 
 
 def session_ttl_ms(loaded: Settings) -> int:
