@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from cluster import settings
+from cluster.coordination import in_order
 from cluster.errors import BadInput, OscarHaError
 from cluster.log import Repeated
 from cluster.settings import Secrets, Settings
@@ -247,7 +248,8 @@ class Clusters:
         """Return the session with the cluster's ZooKeeper, one for all clusters that have it."""
         key = (frozenset(loaded.zookeeper), session_ttl_ms(loaded))
         if key not in self._sessions:
-            self._sessions[key] = await self._stack.enter_async_context(a_session(loaded.zookeeper, key[1]))
+            members = in_order(loaded.zookeeper, loaded.controller(self._name).host)
+            self._sessions[key] = await self._stack.enter_async_context(a_session(members, key[1]))
         return self._sessions[key]
 
     def _claim(self, path: Path, loaded: Settings) -> list[str]:
