@@ -110,6 +110,8 @@ class Node:
     """MariaDB's `extra_port`: still answers when `max_connections` is used up."""
     pid_file: Path
     watchdog_port: Port
+    no_promotion: bool = False
+    """Whether it becomes the primary only where an operator names it: a weak machine, or one that others work on."""
     data_directory: Path | None = None
     """This and the next three are needed to seed the node anew, or to seed another one from it."""
     socket: Path | None = None

@@ -5,11 +5,14 @@ Nothing here waits or talks. A controller that dies leaves only the record behin
 
 from dataclasses import dataclass, replace
 
+from cluster.errors import Refused
 from cluster.position import Position
 from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry, Role
 from controller import plan as steps
+from controller.accepted import Accepted, excess
 from controller.ackers import ackers_of_epoch
-from controller.choose import forbids_grants, incomplete, is_ours, rank, reachable_target
+from controller.choose import forbids_grants, incomplete, is_ours, may_acknowledge, rank, reachable_target
+from controller.loss import expected_loss
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
 from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stands_at
@@ -20,6 +23,10 @@ STEPS_MAX = 100
 """Lines of timeline kept of a plan that tries again and again."""
 SWITCHOVER_SEAL_MS = 4_000.0
 """A switchover whose archives have not got what the fenced primary wrote last by then is rolled back: clinics wait."""
+SEAL_PATIENCE_MS = 4_000.0
+"""With a loss accepted: so long a replicator that reports may take to seal before what it has is given up."""
+ACCEPTING_STAGES = (Stage.SEAL, Stage.FENCE, Stage.CHOOSE)
+"""A failover here has chosen nobody yet: an operator may still accept a loss."""
 CANDIDATE_STAGES = (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE, Stage.OPEN)
 """What fails here fails for this candidate; another one may do better."""
 
@@ -46,6 +53,8 @@ def next_step(view: View, plan: PlanRecord, now_text: str) -> Step | Wait | Give
         return GiveUp(why=f"the database of {plan.candidate} is gone again")
     if plan.stage is Stage.PROMOTE and _was_never_closed(view, plan):
         return steps.Record(epoch=plan.epoch)
+    if plan.accepts is not None and plan.stage in CANDIDATE_STAGES and (may := may_acknowledge(view, plan)):
+        return GiveUp(why=may)  # it has come back, perhaps with all that would be lost
     match plan.stage:
         case Stage.CHOOSE:
             return _choose(view, plan)
@@ -80,10 +89,8 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
         detail=outcome.detail,
     )
     plan = replace(_with_facts(view, plan, step, outcome), waiting=None)
-    if isinstance(step, steps.Seal):
-        missing = _missing_after_seals(view, plan)
-        if missing is not None:
-            return _stalled(plan, missing, outcome)
+    if isinstance(step, steps.Seal) and (missing := _unsealed(view, plan, outcome)) is not None:
+        return _stalled(plan, missing, outcome)
     if isinstance(step, steps.Fence) and must_reach(view, plan) and plan.fenced_position is None:
         return replace(plan, waiting=f"the server of {plan.old} is down: it alone knows what it wrote last")
     return replace(plan, stage=_after(plan), stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
@@ -99,9 +106,30 @@ def _missing_after_seals(view: View, plan: PlanRecord) -> str | None:
     ) or _short(view, plan)
 
 
+def _unsealed(view: View, plan: PlanRecord, outcome: Outcome) -> str | None:
+    """Return what the seals have not brought yet, None when the plan may go on.
+
+    Who accepts a loss still loses nothing that somebody has who is there: everybody who reports is waited for, for a while.
+    And whoever may still acknowledge is waited for as ever: without that two primaries could both be acknowledged.
+    """
+    if plan.accepts is None:
+        return _missing_after_seals(view, plan)
+    if (may := may_acknowledge(view, plan)) is not None:
+        return may
+    sealed = {one.site for one in plan.sealed}
+    unheard = [one.site for one in view.replicators if one.report is not None and one.site not in sealed]
+    if not unheard or outcome.ms - _stalled_since(plan, outcome) >= SEAL_PATIENCE_MS:
+        return None
+    return f"{' and '.join(unheard)} reports and has not sealed yet"
+
+
+def _stalled_since(plan: PlanRecord, outcome: Outcome) -> float:
+    return plan.stalled_ms if plan.stalled_ms is not None else outcome.ms - outcome.took_ms
+
+
 def _stalled(plan: PlanRecord, missing: str, outcome: Outcome) -> PlanRecord:
     """Wait for what the archives still miss; a switchover does not, for its primary is well and could be writing."""
-    since_ms = plan.stalled_ms if plan.stalled_ms is not None else outcome.ms - outcome.took_ms
+    since_ms = _stalled_since(plan, outcome)
     if plan.kind is Kind.SWITCHOVER and outcome.ms - since_ms >= SWITCHOVER_SEAL_MS:
         return failed(replace(plan, stalled_ms=None), f"{plan.stage.value}: {missing}")
     return replace(plan, waiting=missing, stalled_ms=round(since_ms, 1))
@@ -121,11 +149,31 @@ def failed(plan: PlanRecord, why: str) -> PlanRecord:
         )  # fmt: skip
     if plan.kind is Kind.SWITCHOVER:
         return _rolled_back(plan, why)
+    if plan.stage is Stage.CHOOSE and plan.accepts is not None:
+        return _withdrawn(plan, why)
     if plan.stage in CANDIDATE_STAGES and plan.kind is Kind.FAILOVER:
         excluded = tuple(dict.fromkeys((*plan.excluded, _candidate(plan))))
         # From the seals on: what an archive said of itself may be the reason.
         return replace(plan, stage=Stage.SEAL, candidate=None, promoted=None, excluded=excluded, waiting=why)
     return replace(plan, waiting=why)
+
+
+def accepting(plan: PlanRecord, accepts: Accepted, requested: str | None, why: str, ms: float) -> PlanRecord:
+    """Return a failover that waits, after an operator has accepted a loss: from here on it is his. Raises Refused."""
+    if plan.kind is not Kind.FAILOVER or plan.stage not in ACCEPTING_STAGES:
+        raise Refused(f"the {plan.kind.value} that runs is past the point of accepting a loss", hint="see GET /v1/plan")
+    line = StepDone(name="loss accepted", ms=round(ms, 1), took_ms=0.0, detail=f"{accepts.text}; why: {why}")
+    return replace(
+        plan, stage=Stage.SEAL, accepts=accepts, automatic=False, requested=requested or plan.requested, waiting=None,
+        stalled_ms=None, steps=(*plan.steps, line)[-STEPS_MAX:],
+    )  # fmt: skip
+
+
+def _withdrawn(plan: PlanRecord, why: str) -> PlanRecord:
+    """What would be lost is more than was accepted: nobody is chosen, and the plan waits as if nothing were accepted."""
+    ms = plan.steps[-1].ms if plan.steps else 0.0
+    line = StepDone(name="loss refused", ms=ms, took_ms=0.0, detail=why)
+    return replace(plan, stage=Stage.SEAL, accepts=None, waiting=why, steps=(*plan.steps, line)[-STEPS_MAX:])
 
 
 def outcome_of(plan: PlanRecord) -> str:
@@ -145,13 +193,14 @@ def is_automatic_failover(plan: PlanRecord) -> bool:
 def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
     match step:
         case steps.Choose():
-            return replace(plan, candidate=step.node, target=step.target)
+            return replace(plan, candidate=step.node, target=step.target, loss=step.loss, ranking=step.reasons)
         case steps.AcceptLeaseEnd() | steps.AcceptWord():
             return replace(plan, proof=step.proof.value)
         case steps.Fence():
             proof = Proof.PROCESS_DEAD if outcome.how == "process dead" else Proof.WATCHDOG
             position = outcome.position if step.polite or must_reach(view, plan) else None
-            return replace(plan, proof=proof.value, fenced_position=position)
+            stood = outcome.position if proof is Proof.WATCHDOG and _is_same_server(view, plan) else None
+            return replace(plan, proof=proof.value, fenced_position=position, old_position=stood)
         case steps.Seal():
             plan = replace(plan, sealed=_merge(plan.sealed, outcome.sealed))
             target = reachable_target(view, plan)
@@ -227,8 +276,14 @@ def _rolled_back(plan: PlanRecord, why: str) -> PlanRecord:
 
 
 def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
-    if plan.kind is Kind.FAILOVER and (why := incomplete(view, plan)):
-        return Wait(why=why)
+    loss = expected_loss(view, plan) if plan.kind is Kind.FAILOVER else None
+    if loss is not None and (why := incomplete(view, plan)):
+        if plan.accepts is None:
+            return Wait(why=why)
+        if (may := may_acknowledge(view, plan)) is not None:
+            return GiveUp(why=may)
+        if (more := excess(loss, plan.accepts)) is not None:
+            return GiveUp(why=more)
     if plan.kind is Kind.SWITCHOVER and (why := _unarchived(view)):
         return GiveUp(why=why)
     ranking = rank(view, plan)
@@ -236,11 +291,11 @@ def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
     if plan.kind is Kind.SWITCHOVER and plan.requested is not None:
         able = [one for one in able if one.node == plan.requested]
     if not able:
-        against = "; ".join(f"{one.node}: {', '.join(one.against)}" for one in ranking if one.against)
+        against = "; ".join(one.text for one in ranking if one.against)
         why = f"no node can be promoted ({against})"
         return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
-    reasons = tuple(f"{one.node}: {', '.join(one.against) or 'able'}" for one in ranking)
-    return steps.Choose(node=able[0].node, epoch=plan.epoch, target=plan.target, reasons=reasons)
+    reasons = tuple(one.text for one in ranking)
+    return steps.Choose(node=able[0].node, epoch=plan.epoch, target=plan.target, reasons=reasons, loss=loss)
 
 
 def _unarchived(view: View) -> str | None:

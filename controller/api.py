@@ -18,14 +18,17 @@ from cluster.http import Client, application, body_of
 from cluster.position import Position
 from cluster.records import decode
 from cluster.settings import Settings
-from controller import ordering, rejoin, rejoining, seeding, suspending, unsighted
-from controller.choose import Candidate, rank
-from controller.decide import judge_primary, readiness, warnings
+from controller import accepted, ordering, rejoin, rejoining, seeding, suspending, unsighted
+from controller.decide import judge_primary, warnings
+from controller.dry_run import dry_run
+from controller.estimate import ESTIMATE_PLANS
 from controller.leadership import Leader
-from controller.loop import Loop, Request, best, requested_plan
+from controller.loop import Loop, Request
 from controller.mirror import Mirror
-from controller.model import ORDER, AutomaticRecord, DegradedRecord, Kind, PlanRecord, RejoinRecord, VerifyRecord, View
+from controller.model import AutomaticRecord, DegradedRecord, Kind, PlanRecord, RejoinRecord, VerifyRecord, View
+from controller.readiness import Reason, readiness, sentences
 from controller.seed import plan_seeding
+from controller.story import story
 
 REQUEST_DEADLINE_MS = 90_000
 HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX = 20, 500
@@ -47,6 +50,7 @@ class Api:
             [
                 web.get("/v1/cluster", self.cluster),
                 web.get("/v1/history", self.history),
+                web.get("/v1/history/{id}", self.history_of),
                 web.get("/v1/plan", self.plan),
                 web.get("/v1/rejoins", self.rejoins),
                 web.get("/v1/degraded", self.degraded),
@@ -106,6 +110,14 @@ class Api:
         found = await self.loop.world.history(int(text))
         return web.json_response([_history_item(asdict(record)) for record in found])
 
+    async def history_of(self, request: web.Request) -> web.Response:
+        """One finished plan: by its id, by the number of an epoch, or `last`. With its story for people."""
+        wanted = request.match_info["id"]
+        found = await self.loop.world.finished(wanted)
+        if found is None:
+            raise BadInput(f"there is no finished plan {wanted!r}", hint="GET /v1/history lists them; or 'last'")
+        return web.json_response(_history_item(asdict(found)) | {"story": story(found)})
+
     async def rejoins(self, _: web.Request) -> web.Response:
         """What was done by itself to nodes that came back, newest first."""
         return web.json_response(rejoins(self.mirror.view()))
@@ -121,9 +133,9 @@ class Api:
         return web.json_response(asdict(plan) if plan else None)
 
     async def readiness(self, _: web.Request) -> web.Response:
-        """Whether a failover would work now, and if not why."""
+        """Whether a failover would work now, and if not why and what to do. Always 200: `ready` is the answer."""
         reasons = readiness(self.mirror.view())
-        return web.json_response({"ready": not reasons, "reasons": list(reasons)})
+        return web.json_response({"ready": not reasons, "reasons": [_reason(one) for one in reasons]})
 
     async def health(self, _: web.Request) -> web.Response:
         """Whether this controller is connected and leads."""
@@ -141,7 +153,7 @@ class Api:
         return await self._change(request, Kind.SWITCHOVER, {"to", "dry_run", "why"})
 
     async def failover(self, request: web.Request) -> web.Response:
-        """Change of primary by an operator's word: `{to?, allow_data_loss?, primary_is_off?, dry_run?, why?}`."""
+        """Change of primary by an operator's word: `{to?, allow_data_loss?: {transactions, seconds}, primary_is_off?, dry_run?, why?}`."""
         fields = {"to", "dry_run", "why", "allow_data_loss", "primary_is_off"}
         return await self._change(request, Kind.FAILOVER, fields)
 
@@ -272,15 +284,19 @@ class Api:
             kind=kind,
             to=_optional_text(body, "to"),
             why=_why(body, "an operator asked"),
-            allow_data_loss=_flag(body, "allow_data_loss"),
+            accepts=accepted.parse(body.get("allow_data_loss")),
             primary_is_off=_flag(body, "primary_is_off"),
         )
         if not self.loop.world.leadership.valid():
             return web.json_response(await self._pass_on(request, body))
         await self.mirror.refresh()
         if _flag(body, "dry_run"):
-            return web.json_response(dry_run(self.mirror.view(), wanted))
-        log.info("audit", verb=kind.value, to=wanted.to, why=wanted.why, allow_data_loss=wanted.allow_data_loss,
+            running, past = self.mirror.get(PlanRecord, "plan"), await self.loop.world.history(ESTIMATE_PLANS)
+            return web.json_response(
+                dry_run(self.mirror.view(), wanted, running=running, past=past, timing=self.settings.timing)
+            )
+        accepts = wanted.accepts.text if wanted.accepts is not None else None
+        log.info("audit", verb=kind.value, to=wanted.to, accepts=accepts, why=wanted.why,
                  primary_is_off=wanted.primary_is_off, peer=request.remote)  # fmt: skip
         self.loop.submit(wanted)
         try:
@@ -335,9 +351,14 @@ def describe(settings: Settings, view: View, plan: PlanRecord | None, leader: Le
         "paused": view.paused,
         "automatic_failovers_recent": view.automatic,
         "ready": not reasons,
-        "reasons": list(reasons),
+        "reasons": sentences(reasons),
+        "readiness": [_reason(one) for one in reasons],
         "warnings": list(warnings(view)),
     }
+
+
+def _reason(one: Reason) -> dict[str, str]:
+    return {"code": one.code.value, "why": one.why, "mend": one.mend}
 
 
 def _node(view: View, name: str, site: str, report: dict[str, Any] | None, step: rejoin.Step | None) -> dict[str, Any]:
@@ -355,25 +376,6 @@ def _node(view: View, name: str, site: str, report: dict[str, Any] | None, step:
         "maintenance": asdict(facts.maintenance) if facts is not None and facts.maintenance else None,
         "rejoin": {"rung": step.rung.value, "why": step.why} if step else None,
     }  # fmt: skip
-
-
-def dry_run(view: View, request: Request) -> dict[str, Any]:
-    """Return what the change would do, without doing it. Raises Refused where the change would be."""
-    plan = requested_plan(view, request)
-    ranking = rank(view, plan)
-    return {
-        "dry_run": True,
-        "kind": request.kind.value,
-        "old": plan.old,
-        "new": best(ranking, plan).node,
-        "epoch": plan.epoch,
-        "steps": [stage.value for stage in ORDER[plan.kind]],
-        "ranking": [_ranked(one) for one in ranking],
-    }
-
-
-def _ranked(one: Candidate) -> dict[str, Any]:
-    return {"node": one.node, "able": one.able, "against": list(one.against), "behind": one.behind}
 
 
 def _history_item(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which standby, and is its data complete: pure, with the reasons that `dry_run` prints."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.lineage import History, judge_history
@@ -20,10 +21,19 @@ class Candidate:
     against: tuple[str, ...]
     behind: int | None
     """Transactions that its site's archive or the primary has and it has not applied; None: not known."""
+    notes: tuple[str, ...] = ()
+    """What puts it behind others though it is able."""
+    older: bool = False
+    """Its server is older than the primary's."""
+
+    @property
+    def text(self) -> str:
+        """Return the reasons for and against it as people read them."""
+        return f"{self.node}: {', '.join(self.against or ('able', *self.notes))}"
 
 
 def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
-    """Return every node, the best first: able, not failed in this plan, asked for, by site, then by position."""
+    """Return every node, the best first: able, not failed in this plan, asked for, not older, by site, then by position."""
     target = reachable_target(view, plan)
     judged = {node.name: _judge(view, plan, node, target) for node in view.nodes}
 
@@ -34,6 +44,7 @@ def rank(view: View, plan: PlanRecord) -> tuple[Candidate, ...]:
             not one.able,
             node.name in plan.excluded,
             node.name != plan.requested,
+            one.older,  # never before one that is not: what was upgraded stays so while there is a choice
             node.delay_seconds > 0,  # it must catch up first: only when nobody else is able
             node.name == plan.old,  # it failed once already; the others have not
             sites.index(node.site) if node.site in sites else len(sites),
@@ -72,7 +83,7 @@ def forbids_grants(view: View, plan: PlanRecord) -> bool:
 
 def incomplete(view: View, plan: PlanRecord) -> str | None:
     """Return why promoting now could un-say an acknowledged write, None when it certainly cannot."""
-    if plan.kind is Kind.BOOTSTRAP or plan.allow_data_loss:
+    if plan.kind is Kind.BOOTSTRAP:
         return None
     if view.durability is None:
         return "it is not recorded who acknowledged: nothing proves that the archives are complete"
@@ -86,6 +97,20 @@ def incomplete(view: View, plan: PlanRecord) -> str | None:
     if plan.fenced_position is not None and not target.covers(Position.parse(plan.fenced_position)):
         return f"the archives end at {target or 'nothing'}, the fenced primary at {plan.fenced_position}"
     return lost_if_promoted(view, plan, target)
+
+
+def may_acknowledge(view: View, plan: PlanRecord) -> str | None:
+    """Return who might still acknowledge a commit of the ending epoch, None when certainly nobody does.
+
+    Of each group one member has sealed, or the leases of all have ended; whoever comes back later looks for this plan first.
+    """
+    sealed = {one.site for one in plan.sealed}
+    for group in view.durability.groups if view.durability else ():
+        facts = [view.replicator(site) for site in group]
+        ended = all(one is None or (one.report is None and view.lease_ended(one.absent_ms)) for one in facts)
+        if not sealed & set(group) and not ended:
+            return f"{' and '.join(group)} may still acknowledge: neither sealed nor without a lease"
+    return None
 
 
 def _unproven(view: View, plan: PlanRecord, record: DurabilityRecord) -> str | None:
@@ -113,6 +138,8 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
     if node.maintenance is not None:
         against.append(f"it is in maintenance {node.maintenance.text}: oscar-ha maintenance {node.name} off")
     against += _judge_order(plan, node)
+    if node.no_promotion and plan.requested != node.name:
+        against.append("the settings say no_promotion: only where an operator names it")
     if report is None:
         against.append("its watchdog does not report")
     elif report.database is not Database.UP:
@@ -127,11 +154,28 @@ def _judge(view: View, plan: PlanRecord, node: NodeFacts, target: Position | Non
         behind = Position.parse(report.position).distance(head) if head is not None else None
     if replicator is None or replicator.report is None:
         against.append(f"the replicator of {node.site} does not report")
-    if report is not None:
-        against += _judge_version(view, report.server_version)
-        if report.health is not None and report.health.failed:
-            against.append(f"it has failed: {report.health.text}")
-    return Candidate(node=node.name, able=not against, against=tuple(against), behind=behind)
+    if report is not None and report.health is not None and report.health.failed:
+        against.append(f"it has failed: {report.health.text}")
+    older = _older(view, node)
+    if older is not None and plan.kind is Kind.SWITCHOVER:
+        against.append(older)
+    return Candidate(
+        node=node.name, able=not against, against=tuple(against), behind=behind, older=older is not None,
+        notes=tuple(_notes(view, plan, node, older)),
+    )  # fmt: skip
+
+
+def _notes(view: View, plan: PlanRecord, node: NodeFacts, older: str | None) -> Iterator[str]:
+    if node.name in plan.excluded:
+        yield "it failed in this plan already"
+    if older is not None:
+        yield f"{older}: only while nobody else is able"
+    if node.delay_seconds:
+        yield f"it is delayed {duration(node.delay_seconds)} as ordered: only while nobody else is able"
+    if node.name == plan.old:
+        yield "it is the old primary"
+    if node.site in view.policy.sites:
+        yield f"site {node.site} is number {view.policy.sites.index(node.site) + 1} of the settings"
 
 
 def _judge_order(plan: PlanRecord, node: NodeFacts) -> list[str]:
@@ -157,12 +201,13 @@ def _judge_history(view: View, position: str, target: Position | None) -> list[s
             return []
 
 
-def _judge_version(view: View, version: str | None) -> list[str]:
+def _older(view: View, node: NodeFacts) -> str | None:
+    """Return that a node's server is older than the primary's is, or was when it was last heard of; None if it is not."""
     primary = view.node(view.epoch.primary) if view.epoch else None
-    reference = primary.report.server_version if primary and primary.report else None
-    if version is None or reference is None or numbers_of(version) >= numbers_of(reference):
-        return []
-    return [f"its server {version} is older than the primary's {reference}"]
+    reference = primary.version if primary else None
+    if node.version is None or reference is None or numbers_of(node.version) >= numbers_of(reference):
+        return None
+    return f"its server {node.version} is older than the primary's {reference}"
 
 
 def numbers_of(version: str) -> tuple[int, ...]:

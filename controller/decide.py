@@ -10,11 +10,11 @@ from enum import Enum
 from cluster.lineage import History, judge_history
 from cluster.orders import Obeying, duration
 from cluster.position import Position
-from cluster.records import Acks, Database, DurabilityRecord, EpochRecord, Health, NodeReport, Role, SeedPhase
-from controller.ackers import acker_repair, acts_on, outside
+from cluster.records import Acks, Database, EpochRecord, Health, NodeReport, Role, SeedPhase
+from controller.ackers import acker_repair, outside
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
-from controller.proof import at_risk, why_not_by_itself
+from controller.proof import why_not_by_itself
 
 DEAF_MS = 5_000.0
 """A watchdog that has not answered for so long has not only just restarted."""
@@ -206,62 +206,12 @@ def history_of(view: View, epoch: EpochRecord, position: str) -> History:
     return judge_history(Position.parse(position), epoch.lineage, Position.parse(head) if head is not None else None)
 
 
-def readiness(view: View) -> tuple[str, ...]:
-    """Return why a failover would not work now; empty when it would. Exported all the time (TRAPS.md 37)."""
-    if view.epoch is None:
-        return ("no epoch is open yet",)
-    reasons = [f"automatic action is paused{f' {view.pause.text}' if view.pause else ''}"] if view.paused else []
-    if not view.sighted:
-        reasons.append("ZooKeeper is not seen from here: no failover is possible, and the rest is of before")
-    if view.flapping is not None:
-        reasons.append(view.flapping)
-    judgement = judge_primary(view, view.epoch)
-    if judgement.reach is not Reach.UP:
-        reasons.append(f"the primary is {judgement.reach.value}: {judgement.why}")
-    primary = view.node(view.epoch.primary)
-    if primary is not None and primary.report is not None:
-        reasons += [f"on {primary.name} {one}" for one in primary.report.unmet]
-        if judgement.reach is Reach.UP and primary.report.health is not None and primary.report.health.failed:
-            reasons.append(f"{primary.name} has failed, and nothing is done by itself: {judgement.why}")
-    reasons += [f"{_deaf(primary)}: a failover would wait for its fence"] if primary and is_deaf(primary) else []
-    standbys = [node for node in view.nodes if node.name != view.epoch.primary]
-    if not any(is_current(node) for node in standbys):
-        ordered = [f"{node.name} is {node.order.text}" for node in standbys if node.order and node.order.in_force]
-        ordered += [f"{node.name} is in maintenance" for node in standbys if node.maintenance is not None]
-        reasons.append(f"no standby is current{': ' * bool(ordered)}{'; '.join(ordered)}")
-    if primary is not None and (risk := at_risk(view, _head_of(primary))) is not None:
-        return (*reasons, risk)
-    if view.durability is None or not view.durability.ackers:
-        return (*reasons, "nobody is named to acknowledge")
-    return (*reasons, *_unproven(view, view.durability))
-
-
-def _head_of(node: NodeFacts) -> Position | None:
-    report = node.report
-    return None if report is None or report.position is None else Position.parse(report.position)
-
-
-def _unproven(view: View, record: DurabilityRecord) -> list[str]:
-    """Return what is missing for commits to go on, and for a failover to know what was acknowledged."""
-    found = []
-    for site in record.ackers:
-        one = view.replicator(site)
-        if one is None or one.report is None or not one.report.acknowledging:
-            why = f" ({one.report.why})" if one is not None and one.report is not None and one.report.why else ""
-            found.append(f"the acknowledging site {site} does not acknowledge: commits wait{why}")
-    for group in record.former:
-        facts = [view.replicator(site) for site in group]
-        if not any(one is not None and one.report is not None and acts_on(view, record, one.site) for one in facts):
-            found.append(f"what {' and '.join(group)} acknowledged before the change is not yet known to be elsewhere")
-    return found
-
-
 def is_deaf(node: NodeFacts) -> bool:
     """Return whether a watchdog reports and does not answer us: the way between is cut in one direction."""
     return node.report is not None and node.deaf_ms is not None and node.deaf_ms >= DEAF_MS
 
 
-def _deaf(node: NodeFacts) -> str:
+def deaf(node: NodeFacts) -> str:
     return f"the watchdog of {node.name} reports to ZooKeeper, but does not answer the leading controller"
 
 
@@ -281,7 +231,7 @@ def warnings(view: View) -> tuple[str, ...]:
     found = [f"{node.name}: {why}" for node in nodes if node.report is not None and node.report.health is not None
              for why in node.report.health.reasons]  # fmt: skip
     primary = view.epoch.primary if view.epoch else None
-    found += [f"{_deaf(node)}: it could not be promoted" for node in nodes if is_deaf(node) and node.name != primary]
+    found += [f"{deaf(node)}: it could not be promoted" for node in nodes if is_deaf(node) and node.name != primary]
     for node in nodes:
         if node.report is None:
             found.append(f"{node.name}: its watchdog does not report")

@@ -16,10 +16,11 @@ from cluster.errors import OscarHaError
 from cluster.rules import Hook, HookEvent
 from controller import hook_process, hooks
 from controller.advance import failed
-from controller.decide import Reach, judge_primary, readiness, warnings
+from controller.decide import Reach, judge_primary, warnings
 from controller.hooks import Edge
 from controller.metrics import Metrics
 from controller.model import HistoryRecord, HookRun, Kind, PlanRecord, View
+from controller.readiness import findings, sentences
 from controller.world import World
 
 EDGE_HOLD_MS = 5_000.0
@@ -103,7 +104,7 @@ class Hooking:
         if self._term != self._world.leadership.node:
             self._term, self._ready, self._sound = self._world.leadership.node, Edge(), Edge()
             self._begin(self._take_over())
-        reasons, concerns, now = readiness(view), warnings(view), clock.now()
+        reasons, concerns, now = tuple(sentences(findings(view))), warnings(view), clock.now()
         self._ready, told = hooks.look(self._ready, not reasons, now, EDGE_HOLD_MS)
         if told:
             self._tell(HookEvent.READINESS_LOST if reasons else HookEvent.READINESS_REGAINED, reasons)

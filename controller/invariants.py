@@ -7,8 +7,9 @@ from cluster.errors import Bug
 from cluster.position import Position
 from cluster.records import Database, DurabilityRecord, EpochRecord
 from controller import plan as steps
+from controller.accepted import excess
 from controller.ackers import acts_on, is_known_to_primary, outside
-from controller.choose import forbids_grants, incomplete, is_ours
+from controller.choose import forbids_grants, incomplete, is_ours, may_acknowledge
 from controller.decide import Reach, judge_primary
 from controller.model import Kind, PlanRecord, Proof, View
 from controller.plan import Repair, Step
@@ -50,8 +51,18 @@ def _check_promotion(view: View, plan: PlanRecord) -> None:
     _require(told, "3: nobody has said that the old primary is off")
     _require(plan.target is not None, "2: a promotion without knowing what was acknowledged")
     missing = incomplete(view, plan)
-    _require(missing is None, f"2: {missing}")
+    _require(missing is None or _is_accepted(plan), f"2: {missing}")
+    may = may_acknowledge(view, plan) if missing is not None else None
+    _require(may is None, f"3: {may}")
     _require(is_ours(view, plan.target or ""), f"2: {plan.target} is not in the cluster's history")
+
+
+def _is_accepted(plan: PlanRecord) -> bool:
+    """Return whether an operator has accepted at least what is lost by going on to the plan's target."""
+    accepts, loss = plan.accepts, plan.loss
+    if accepts is None or loss is None or plan.automatic or loss.target != plan.target:
+        return False
+    return excess(loss, accepts) is None
 
 
 def _check_open(view: View, plan: PlanRecord, step: steps.Open, newest: int) -> None:

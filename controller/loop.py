@@ -16,16 +16,15 @@ from cluster.log import Repeated
 from controller import plan as steps
 from controller import rejoining, seeding
 from controller.advance import failed, next_step, progress
-from controller.choose import Candidate, rank
 from controller.decide import Decision, Hold, Mend, Start, decide
 from controller.hooking import Hooking
 from controller.invariants import check_repair, check_step
 from controller.metrics import Metrics
-from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Stage, StepDone, View
+from controller.model import HistoryRecord, Kind, PlanRecord, View
 from controller.plan import GiveUp, Step, Wait
-from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stands_at
 from controller.rejoin import Rung
-from controller.world import World, plan_id
+from controller.requested import Wanted, best, new_plan, requested_plan
+from controller.world import World
 
 TICK_SECONDS = 0.5
 FAILED_SECONDS, FAILED_SECONDS_MAX = 0.05, 1.0
@@ -35,20 +34,15 @@ REPAIR_PAUSE_MS = 2_000
 """A repair that failed is not tried again sooner."""
 REJOIN_PAUSE_MS = 2_000
 """While no node needs anything the ladder is looked at so often: it costs several times what deciding costs."""
-SWITCHOVER_BEHIND_MAX = 10_000
-"""Transactions: a standby further behind would keep the clinics waiting; it must catch up first."""
+SEEN_EVERY_MS = 2_000
+"""How often it is written down what everybody said last."""
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Request:
+class Request(Wanted):
     """What an operator asked for; `done` ends with the history record or the refusal."""
 
-    kind: Kind
-    to: str | None
-    why: str
-    allow_data_loss: bool = False
-    primary_is_off: bool = False
     done: "asyncio.Future[HistoryRecord]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -66,6 +60,7 @@ class Loop:
         self._rejoining: asyncio.Task[None] | None = None
         self._rungs: dict[str, Rung] = {}
         self._rejoin_at: Nanos | None = None
+        self._noted_at: Nanos | None = None
         self._stopping, self._trouble = asyncio.Event(), Repeated()
         self._hooks = Hooking(world, metrics)
 
@@ -129,9 +124,7 @@ class Loop:
         plan = self.world.mirror.get(PlanRecord, "plan")
         if plan is not None:
             for request in self._take_requests():
-                request.done.set_exception(
-                    Conflict(f"a {plan.kind.value} is running: one plan at a time", hint="see GET /v1/plan")
-                )
+                plan = await self._join(plan, request)
             await self._go_on(plan)
             return RUNNING_TICK_SECONDS
         requests = self._take_requests()
@@ -160,7 +153,19 @@ class Loop:
             case Mend(repairs=repairs):
                 await asyncio.gather(*(self._repair(view, repair) for repair in repairs))
                 self._rejoin(view)
+                await self._note_seen()
                 return TICK_SECONDS
+
+    async def _note_seen(self) -> None:
+        """Write down what everybody said last, for the day on which the primary and others are lost together."""
+        now = clock.now()
+        if self._noted_at is not None and clock.ms_between(self._noted_at, now) < SEEN_EVERY_MS:
+            return
+        self._noted_at = now
+        try:
+            await self.world.note_seen()
+        except OscarHaError as error:
+            log.warning("seen.not_noted", error=str(error))
 
     def _rejoin(self, view: View) -> None:
         """Begin what the ladder says, beside the loop: a failover never waits for it (TRAPS.md 35)."""
@@ -232,6 +237,28 @@ class Loop:
             if not first.done.done():
                 first.done.set_exception(error)
 
+    async def _join(self, plan: PlanRecord, request: Request) -> PlanRecord:
+        """Let a failover that waits for proof go on by an operator's word; refuse every other request."""
+        try:
+            joined = requested_plan(self.world.mirror.view(), request, running=plan, ms=self._since(plan)())
+            log.info("plan.loss_accepted", id=plan.id, accepts=joined.accepts and joined.accepts.text, why=request.why)
+            await self._keep(plan, joined)
+        except OscarHaError as error:
+            request.done.set_exception(error)
+            return plan
+        self._waiting[plan.id] = request
+        return joined
+
+    def _answer_withdrawn(self, before: PlanRecord, after: PlanRecord, why: str) -> None:
+        """Tell whoever accepted a loss that it would be a larger one: the plan waits, nobody was promoted."""
+        if before.accepts is None or after.accepts is not None:
+            return
+        log.warning("plan.loss_refused", id=before.id, accepts=before.accepts.text, why=why)
+        request = self._waiting.pop(before.id, None)
+        if request is not None and not request.done.done():
+            hint = "nobody was promoted, the plan waits for proof; 'oscar-ha failover --dry-run' prints what to accept"
+            request.done.set_exception(Refused(why, hint=hint))
+
     # -- the running plan --------------------------------------------------------------------------------------------
 
     async def _begin(self, plan: PlanRecord) -> None:
@@ -255,6 +282,7 @@ class Loop:
                     return
                 case GiveUp(why=why):
                     after = await self._keep(plan, failed(plan, why))
+                    self._answer_withdrawn(plan, after, why)
                 case steps.Record():
                     await self._finish(plan, since_ms())
                     return
@@ -301,7 +329,8 @@ class Loop:
 
     async def _finish(self, plan: PlanRecord, ms: float) -> None:
         done = await self.world.finish(self._hooks.finishing(plan), ms)
-        log.info("plan.ended", id=plan.id, outcome=done.outcome, ms=done.total_ms)
+        lost = done.loss.text if done.loss is not None else None
+        log.info("plan.ended", id=plan.id, outcome=done.outcome, ms=done.total_ms, lost=lost, automatic=done.automatic)
         self.metrics.count(done)
         self._hooks.after(done)
         request = self._waiting.pop(plan.id, None)
@@ -325,96 +354,4 @@ def _lease_ends_in(view: View) -> float:
     return (view.policy.lease_margin_ms - primary.absent_ms) / 1000
 
 
-def new_plan(
-    view: View,
-    kind: Kind,
-    why: str,
-    *,
-    old: str | None = None,
-    candidate: str | None = None,
-    requested: str | None = None,
-    allow_data_loss: bool = False,
-    primary_is_off: bool = False,
-    automatic: bool = False,
-) -> PlanRecord:
-    """Return a plan at its first stage, for the epoch after the view's."""
-    epoch = (view.epoch.epoch if view.epoch else 0) + 1
-    primary = view.node(old) if old else None
-    started = clock.utc_now()
-    seen = "requested" if kind is Kind.SWITCHOVER else "detected"
-    return PlanRecord(
-        id=plan_id(epoch, kind.value, started),
-        kind=kind,
-        epoch=epoch,
-        stage=ORDER[kind][0],
-        why=why,
-        started=started,
-        old=old,
-        old_generation=primary.report.generation if primary and primary.report else None,
-        candidate=candidate,
-        requested=requested,
-        allow_data_loss=allow_data_loss,
-        primary_is_off=primary_is_off,
-        automatic=automatic,
-        steps=(StepDone(name=seen, ms=0.0, took_ms=0.0, detail=why),),
-    )
-
-
-def requested_plan(view: View, request: Request) -> PlanRecord:
-    """Return the plan that an operator asked for. Raises Refused with every reason, before anything is touched."""
-    if view.epoch is None:
-        raise Refused("no epoch is open yet", hint="wait until the first primary is open")
-    if request.to is not None and view.node(request.to) is None:
-        names = ", ".join(node.name for node in view.nodes)
-        raise Refused(f"there is no node {request.to!r}", hint=f"one of: {names}")
-    plan = new_plan(
-        view,
-        request.kind,
-        request.why,
-        old=view.epoch.primary,
-        requested=request.to,
-        allow_data_loss=request.allow_data_loss,
-        primary_is_off=request.primary_is_off,
-    )
-    if request.kind is Kind.SWITCHOVER:
-        _require_switchable(view, plan)
-    else:
-        _require_provable(view, plan)
-    return plan
-
-
-def _require_provable(view: View, plan: PlanRecord) -> None:
-    """Refuse a failover that could only wait for a word which its operator has not given (decision 0089)."""
-    old = view.node(plan.old or "")
-    silent = old is None or old.report is None
-    unproven = lease_end_proves_nothing(view)
-    if silent and unproven is not None and not plan.primary_is_off:
-        raise Refused(f"{plan.old} is silent, and {unproven}", hint=BY_WORD)
-    if must_reach(view, plan) and stands_at(old) is None:
-        raise Refused(
-            f"durability is degraded since {view.degraded_since}: what was written since may be on {plan.old} alone",
-            hint="while it is up 'oscar-ha switchover' loses nothing; if it never comes back: --allow-data-loss",
-        )
-
-
-def _require_switchable(view: View, plan: PlanRecord) -> None:
-    if plan.requested == plan.old:
-        raise Refused(f"{plan.old} is the primary already", hint="name another node")
-    chosen = best(rank(view, plan), plan)
-    node = view.node(chosen.node)
-    if node is None or node.report is None or not node.report.replicating:
-        raise Refused(f"{chosen.node} does not replicate", hint="see 'oscar-ha status'")
-    if chosen.behind is None or chosen.behind > SWITCHOVER_BEHIND_MAX:
-        raise Refused(f"{chosen.node} is {chosen.behind} transactions behind", hint="wait until it has caught up")
-
-
-def best(ranking: tuple[Candidate, ...], plan: PlanRecord) -> Candidate:
-    """Return who would be promoted. Raises Refused with the reasons against each."""
-    able = [one for one in ranking if one.able and plan.requested in (None, one.node)]
-    if not able:
-        reasons = "; ".join(f"{one.node}: {', '.join(one.against) or 'not asked for'}" for one in ranking)
-        raise Refused(f"nobody can be promoted now ({reasons})", hint="see 'oscar-ha status'")
-    return able[0]
-
-
-__all__ = ["Loop", "Request", "Stage", "best", "new_plan", "requested_plan"]
+__all__ = ["Loop", "Request", "best", "new_plan", "requested_plan"]

@@ -6,9 +6,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller.decide import readiness, warnings
+from controller.decide import warnings
 from controller.model import HistoryRecord, HookRun, View
 from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, ReturnToSync, SettleAckers
+from controller.readiness import readiness
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -28,6 +29,18 @@ class Metrics(Collector):
             "oscar_ha_plan_seconds", "From seeing the fault to the verified write.", ["cluster", "kind"],
             buckets=SECONDS_BUCKETS, registry=self.registry,
         )  # fmt: skip
+        self._lost_plans = Counter(
+            "oscar_ha_failovers_with_loss_total", "Failovers by which an operator accepted a loss, and one was not ruled out.",
+            ["cluster", "known"], registry=self.registry,
+        )  # fmt: skip
+        self._lost = Counter(
+            "oscar_ha_lost_transactions_total", "Transactions that failovers lost at most; of unknown losses what is known.",
+            ["cluster"], registry=self.registry,
+        )  # fmt: skip
+        self._lost_seconds = Counter(
+            "oscar_ha_lost_seconds_total", "Seconds within which what failovers lost was acknowledged, at most.",
+            ["cluster"], registry=self.registry,
+        )  # fmt: skip
         self._acker_changes = Counter(
             "oscar_ha_acker_changes_total", "Changes of who acknowledges, made by this controller.",
             ["cluster", "change"], registry=self.registry,
@@ -46,6 +59,11 @@ class Metrics(Collector):
         """Count one finished plan."""
         self._plans.labels(self._cluster, done.kind.value, done.outcome.split(":")[0], done.proof or "none").inc()
         self._seconds.labels(self._cluster, done.kind.value).observe(done.total_ms / 1000)
+        if done.loss is not None and not done.loss.is_nothing:
+            known = "exactly" if done.loss.transactions is not None else "in part"
+            self._lost_plans.labels(self._cluster, known).inc()
+            self._lost.labels(self._cluster).inc(done.loss.transactions or done.loss.at_least)
+            self._lost_seconds.labels(self._cluster).inc(done.loss.seconds or 0.0)
 
     def count_hook(self, done: HookRun) -> None:
         """Count one run of a hook that has ended."""
@@ -70,14 +88,14 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges of this moment."""
         view = self._view()
-        reasons = readiness(view)
+        codes = sorted({reason.code.value for reason in readiness(view)})
         ready = GaugeMetricFamily(
             "oscar_ha_failover_ready",
-            "1 if a failover would work now; else 0 with the reason.",
+            "1 if a failover would work now; else 0 for each reason, by its code.",
             labels=["cluster", "reason"],
         )
-        for reason in reasons or ("",):
-            ready.add_metric([self._cluster, reason], 0.0 if reasons else 1.0)
+        for code in codes or ("",):
+            ready.add_metric([self._cluster, code], 0.0 if codes else 1.0)
         yield ready
         yield self._one("oscar_ha_controller_leading", "1 on the controller that leads.", float(self._leading()))
         yield self._one("oscar_ha_epoch", "The newest epoch.", float(view.epoch.epoch if view.epoch else 0))

@@ -35,6 +35,7 @@ from controller.model import (
     VerifyRecord,
     View,
 )
+from controller.seen import SeenRecord, Sighting, sighting
 
 FULL_REFRESH_MS = 30_000
 """All is marked stale this often, should a watch ever be lost. One session's requests and watches come in order, so none
@@ -67,6 +68,7 @@ class Mirror:
             "verify": VerifyRecord,
             "automatic": AutomaticRecord,
             "degraded": DegradedRecord,
+            "seen": SeenRecord,
             **{f"nodes/{node.name}": NodeReport for node in settings.nodes},
             **{f"orders/{node.name}": Order for node in settings.nodes},
             **{f"maintenance/{node.name}": Suspension for node in settings.nodes},
@@ -82,6 +84,8 @@ class Mirror:
         self._renewed_at: dict[str, Nanos] = {}
         self._idle_since: dict[str, Nanos] = {}
         self._down_since: dict[str, Nanos] = {}
+        self._present_since: dict[str, Nanos] = {}
+        self._sighted: dict[str, Sighting] = {}
         self._automatic_seen: dict[int, Nanos] = {}
         self._automatic_known: int | None = None
         self.heard: dict[str, Heard] = {}
@@ -138,6 +142,7 @@ class Mirror:
                 rejoin_within_ms=self.settings.rejoin.within_hours * MS_PER_HOUR,
                 restart_after_ms=self.settings.rejoin.restart_after_seconds * MS_PER_SECOND,
                 health_failover=self.settings.health.failover,
+                session_ttl_ms=timing.session_ttl_ms,
                 acker_deadline_ms=timing.call_deadline_ms,
             ),
             nodes=tuple(self._node(node, now) for node in self.settings.nodes),
@@ -166,6 +171,9 @@ class Mirror:
             down_ms=self._since_ms(self._down_since, f"nodes/{node.name}", now) or 0.0,
             missing_to_receive=node.missing_to_receive(),
             missing_to_give=node.missing_to_give(),
+            no_promotion=node.no_promotion,
+            stale_ms=self._since_ms(self._renewed_at, f"nodes/{node.name}", now),
+            last=self._last(f"nodes/{node.name}"),
         )  # fmt: skip
 
     def _automatic(self, now: Nanos) -> int:
@@ -192,7 +200,26 @@ class Mirror:
             idle_ms=self._since_ms(self._idle_since, path, now),
             refused_ms=None if heard.refused_since is None else clock.ms_between(heard.refused_since, now),
             silent_ms=None if heard.silent_since is None else clock.ms_between(heard.silent_since, now),
+            present_ms=self._since_ms(self._present_since, path, now),
+            last=self._last(path),
         )  # fmt: skip
+
+    def _last(self, path: str) -> Sighting | None:
+        """Return what somebody said last: to us, or to the controller that wrote it down."""
+        if path in self._sighted:
+            return self._sighted[path]
+        record = self.get(SeenRecord, "seen") or SeenRecord()
+        kind, name = path.split("/", 1)
+        return (record.nodes if kind == "nodes" else record.sites).get(name)
+
+    def seen(self) -> SeenRecord:
+        """Return what everybody said last, to be written down."""
+        nodes = {node.name: self._last(f"nodes/{node.name}") for node in self.settings.nodes}
+        sites = {one.site: self._last(f"replicators/{one.site}") for one in self.settings.replicators}
+        return SeenRecord(
+            nodes={name: last for name, last in nodes.items() if last is not None},
+            sites={site: last for site, last in sites.items() if last is not None},
+        )
 
     @staticmethod
     def _since_ms(instants: Mapping[str, Nanos], path: str, now: Nanos) -> float | None:
@@ -227,14 +254,22 @@ class Mirror:
             self._renewed_at.pop(path, None)
             self._idle_since.pop(path, None)
             self._down_since.pop(path, None)
+            self._present_since.pop(path, None)
             self._absent_since.setdefault(path, clock.now())
             if self._kinds[path] is AutomaticRecord:
                 self._see_automatic(0)
             return
+        self._found(path, found)
+
+    def _found(self, path: str, found: tuple[object, int]) -> None:
         if path not in self._renewed_at or self.version(path) != found[1]:
             self._renewed_at[path] = clock.now()
         self._records[path] = found
         self._absent_since.pop(path, None)
+        self._present_since.setdefault(path, clock.now())
+        last = sighting(found[0], self._sighted.get(path), clock.utc_now())
+        if last is not None:
+            self._sighted[path] = last
         if isinstance(found[0], ReplicatorReport):
             self.see(found[0])
         if isinstance(found[0], NodeReport) and found[0].database is Database.DOWN:
@@ -274,6 +309,7 @@ class Mirror:
     def _on_connection(self, connected: bool) -> None:
         """While we are cut off we see nothing: absence is counted anew from the moment we see again."""
         self._absent_since.clear()
+        self._present_since.clear()
         self._renewed_at.clear()
         self._watched.clear()
         self._stale = set(self._kinds)

@@ -10,6 +10,8 @@ from enum import StrEnum
 from cluster.orders import Order
 from cluster.position import Position
 from cluster.records import Acks, DurabilityRecord, EpochRecord, NodeReport, ReplicatorReport, Suspension
+from controller.accepted import Accepted, Loss
+from controller.seen import Sighting
 
 MS_PER_MINUTE = 60_000
 MS_PER_HOUR = 60 * MS_PER_MINUTE
@@ -151,6 +153,19 @@ class NodeFacts:
     """Settings without which it cannot be seeded."""
     missing_to_give: tuple[str, ...] = ()
     """Settings without which no other node can be seeded from it."""
+    no_promotion: bool = False
+    """The settings say that it becomes the primary only where an operator names it."""
+    stale_ms: float | None = None
+    """For how long its record has not been renewed; None while there is none."""
+    last: Sighting | None = None
+    """What it said last; None: nothing is known."""
+
+    @property
+    def version(self) -> str | None:
+        """Return its server's version, as it says or once said."""
+        if self.report is not None and self.report.server_version is not None:
+            return self.report.server_version
+        return self.last.version if self.last is not None else None
 
     @property
     def delay_seconds(self) -> int:
@@ -180,6 +195,10 @@ class ReplicatorFacts:
     """For how long its host has been refusing our connections: nobody listens there. None: not known, or it answers."""
     silent_ms: float | None = None
     """For how long it has not answered us directly. None: it answers, or was not asked."""
+    present_ms: float | None = None
+    """For how long its record has been there all the time; None while there is none."""
+    last: Sighting | None = None
+    """What its archive had when it was last heard of; None: nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +228,7 @@ class Policy:
     """A crashed server that nobody has started for so long is started by its watchdog."""
     health_failover: bool = True
     """Whether a primary that answers, but has failed all the same, is replaced by itself."""
+    session_ttl_ms: float = 6_000.0
     acker_deadline_ms: float = 2_000.0
     """An acker that has been silent, or has acknowledged nothing, for this long has failed."""
 
@@ -320,7 +340,8 @@ class PlanRecord:
     candidate: str | None = None
     excluded: tuple[str, ...] = ()
     """Candidates that failed during this plan."""
-    allow_data_loss: bool = False
+    accepts: Accepted | None = None
+    """The loss that an operator accepts where completeness cannot be proven; None, as always by itself: none."""
     primary_is_off: bool = False
     """An operator has said that nothing of the old primary runs any more."""
     automatic: bool = False
@@ -328,10 +349,16 @@ class PlanRecord:
     proof: str | None = None
     fenced_position: str | None = None
     """Where a politely fenced primary stopped: what the sealed archives must reach."""
+    old_position: str | None = None
+    """Where the old primary stood when its watchdog closed it: nothing was acknowledged beyond."""
     sealed: tuple[Sealed, ...] = ()
     target: str | None = None
     """What the candidate must have applied before it is promoted."""
     promoted: Promoted | None = None
+    loss: Loss | None = None
+    """What naming the candidate un-says, as judged when it was chosen."""
+    ranking: tuple[str, ...] = ()
+    """Every node with the reasons for and against it, when the candidate was chosen."""
     rolled_back: str | None = None
     """Why a switchover gave up; the old primary is opened again in the plan's epoch."""
     waiting: str | None = None
@@ -366,6 +393,13 @@ class HistoryRecord:
     automatic: bool = False
     """Nobody asked for it."""
     hooks: tuple[HookRun, ...] = ()
+    requested: str | None = None
+    """The node that an operator asked for."""
+    accepts: Accepted | None = None
+    """The loss that an operator accepted."""
+    loss: Loss | None = None
+    """What was lost, as judged when the candidate was chosen; None: it was not judged."""
+    ranking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What an operator types: status, switchover, failover, history. Tables for people, `--json` for scripts."""
+"""What an operator types: status, switchover, failover, history, explain. Tables for people, `--json` for scripts."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from cluster import records, settings
 from cluster.errors import BadInput, Unreachable
 from cluster.http import Client
 from cluster.records import Suspension
+from controller import accepted
 
 CALL_DEADLINE_MS = 5_000
 CHANGE_DEADLINE_MS = 100_000
@@ -31,6 +32,11 @@ SettingsOption = typer.Option(
 )
 JsonOption = typer.Option(False, "--json", help="Print the answer as JSON.")
 YesOption = typer.Option(False, "--yes", "-y", help="Do not ask.")
+DryRunOption = typer.Option(
+    False,
+    "--dry-run",
+    help="Show who would be named and why, what would be lost, the steps and how long they take; do nothing.",
+)
 WhyOption = typer.Option(None, "--why", help="Kept in the history and the audit log.")
 ROLE_COLOURS: Mapping[str, str] = {"primary": "bold green", "standby": "green", "joining": "yellow", "fenced": "yellow"}
 
@@ -50,7 +56,7 @@ def status(settings_file: Path | None = SettingsOption, as_json: bool = JsonOpti
 
 def switchover(
     to: str | None = typer.Option(None, "--to", help="The node to become primary; the best one if not given."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show the ranking and the steps, do nothing."),
+    dry_run: bool = DryRunOption,
     yes: bool = YesOption,
     why: str | None = WhyOption,
     settings_file: Path | None = SettingsOption,
@@ -62,8 +68,12 @@ def switchover(
 
 def failover(
     to: str | None = typer.Option(None, "--to", help="The node to become primary; the best one if not given."),
-    allow_data_loss: bool = typer.Option(
-        False, "--allow-data-loss", help="Promote even if acknowledged transactions may be missing."
+    allow_data_loss: str | None = typer.Option(
+        None,
+        "--allow-data-loss",
+        metavar="transactions=N,seconds=S",
+        help="Promote though acknowledged transactions may be missing, but no more than this; --dry-run prints the value to"
+        " give. Either may be 'unknown': then however many.",
     ),
     primary_is_off: bool = typer.Option(
         False,
@@ -71,15 +81,31 @@ def failover(
         help="Nothing of the old primary runs any more: you have seen it, or cut its power. Needed where nobody can ask"
         " it and no lease proves it (durability is degraded). If it does run, two servers take writes.",
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show the ranking and the steps, do nothing."),
+    dry_run: bool = DryRunOption,
     yes: bool = YesOption,
     why: str | None = WhyOption,
     settings_file: Path | None = SettingsOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Replace the primary now, by your word. The cluster does this by itself when the primary fails."""
-    words = {"allow_data_loss": allow_data_loss, "primary_is_off": primary_is_off}
+    """Replace the primary now, by your word. The cluster does this by itself when the primary fails.
+
+    A failover that waits because nothing proves what was acknowledged goes on by --allow-data-loss. If more would be lost
+    than you accept it refuses before anybody is promoted.
+    """
+    accepts = accepted.parse_text(allow_data_loss) if allow_data_loss is not None else None
+    words = {"allow_data_loss": accepts, "primary_is_off": primary_is_off}
     _change("failover", settings_file, as_json, dry_run, yes, {"to": to, "why": why, **words})
+
+
+def explain(
+    plan: str = typer.Argument("last", help="The id of a finished plan, the number of its epoch, or 'last'."),
+    settings_file: Path | None = SettingsOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Tell the story of a failover or a switchover: who asked, proof of fence, ranking, what was lost, what took how long."""
+    path = f"/v1/history/{path_of(plan)}"
+    found = ask(settings_file, lambda client, url: client.get(f"{url}{path}", deadline_ms=CALL_DEADLINE_MS))
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(found["story"]))
 
 
 def history(
@@ -122,7 +148,9 @@ def _change(
 ) -> None:
     body = {name: value for name, value in fields.items() if value is not None} | {"dry_run": dry_run}
     if not dry_run and not yes:
-        typer.confirm(f"Start a {verb} now?", abort=True)
+        loss = body.get("allow_data_loss")
+        accepting = f", accepting the loss of {accepted.parse(loss).text}" if loss else ""  # type: ignore[union-attr]  # it is a loss
+        typer.confirm(f"Start a {verb} now{accepting}?", abort=True)
     answer = ask(
         settings_file, lambda client, url: client.post(f"{url}/v1/{verb}", body, deadline_ms=CHANGE_DEADLINE_MS)
     )
@@ -132,7 +160,8 @@ def _change(
         _print_dry_run(answer)
     else:
         _print_plan(answer)
-    if not dry_run and answer["outcome"] != "done":
+    good = answer["works"] if dry_run else answer["outcome"] == "done"
+    if not good:
         raise typer.Exit(1)
 
 
@@ -168,7 +197,9 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     if answer["ready"]:
         console.print("[bold green]ready[/]: a failover would work now")
     for reason in answer["reasons"]:
-        console.print(f"[bold red]not ready[/]: {escape(reason)}")
+        console.print(f"[bold red]not ready[/]: {escape(reason)}", soft_wrap=True)
+    for mend in dict.fromkeys(reason["mend"] for reason in answer.get("readiness", ())):
+        console.print(f"  what to do: {escape(mend)}", soft_wrap=True)
     for warning in answer["warnings"]:
         console.print(f"[yellow]to mend[/]: {escape(warning)}", soft_wrap=True)
     if epoch:
@@ -345,6 +376,10 @@ def _print_plan(record: Mapping[str, Any]) -> None:
         f"  [{colour}]{escape(record['outcome'])}[/]  {record['started']}  {record['total_ms']:.0f} ms"
     )
     console.print(f"  why: {escape(record['why'])}   proof of fence: {record['proof'] or 'none'}")
+    if (record.get("loss") or {"transactions": 0})["transactions"] != 0:
+        console.print(
+            f"  [bold red]accepted loss[/]: 'oscar-ha explain {record['id']}' tells of how much", soft_wrap=True
+        )
     if record.get("trouble"):
         console.print(f"  [yellow]on the way this failed[/]: {escape(record['trouble'])}", soft_wrap=True)
     for step in record["steps"]:
@@ -353,11 +388,29 @@ def _print_plan(record: Mapping[str, Any]) -> None:
 
 def _print_dry_run(answer: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
-    console.print(f"would name [bold]{answer['new']}[/] instead of {answer['old']}, epoch {answer['epoch']}")
+    for line in dry_run_lines(answer):
+        console.print(escape(line), soft_wrap=True)
+
+
+def dry_run_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return a dry run as people read it."""
+    if answer["works"]:
+        lines = [f"would name {answer['new']} instead of {answer['old']}, epoch {answer['epoch']};"
+                 f" proof of fence: {answer['proof']}"]  # fmt: skip
+    else:
+        joins = " (it runs already, and waits)" if answer["joins"] else ""
+        lines = [f"would NOT work now: the {answer['kind']} would wait{joins}: {answer['holds']}"]
     for one in answer["ranking"]:
-        against = ", ".join(one["against"]) or f"able, {_shown(one['behind'])} transactions behind"
-        console.print(f"  {one['node']}: {escape(against)}")
-    console.print(f"  steps: {', '.join(answer['steps'])}")
+        behind = f"{_shown(one['behind'])} transactions behind"
+        lines.append(f"  {one['node']}: {', '.join(one['against'] or ['able', behind, *one['notes']])}")
+    if answer["loss"] is not None:
+        lines.append(f"would lose {answer['loss']['text']}")
+    if answer["allow_data_loss"] is not None:
+        fields = ",".join(f"{name}={value}" for name, value in answer["allow_data_loss"].items())
+        lines.append(f"to accept exactly that: oscar-ha failover --allow-data-loss {fields} --why '...'")
+    lines.append(f"about {answer['estimated_ms']:.0f} ms, longest {answer['dominated_by']}")
+    lines += [f"  {part['ms']:8.0f} ms  {part['name']} ({part['basis']})" for part in answer["steps"]]
+    return lines
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from cluster import clock, http
 from controller.clusters import Clusters, Served, State
-from controller.decide import readiness
+from controller.readiness import findings, sentences
 
 DELAY_EVERY_SECONDS = 0.1
 
@@ -124,7 +124,7 @@ def merge(families: dict[str, Metric], more: Iterable[Metric]) -> None:
 def told(one: Served) -> dict[str, Any]:
     """Return a cluster as `GET /v1/clusters` tells it."""
     loop = one.loop
-    reasons = list(readiness(loop.world.mirror.view())) if loop is not None else [one.why or "it is not served"]
+    reasons = sentences(findings(loop.world.mirror.view())) if loop is not None else [one.why or "it is not served"]
     return {
         "file": str(one.path), "cluster": one.cluster, "state": one.state.value, "why": one.why,
         "url": one.url,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cluster.records import DurabilityRecord, EpochRecord
+from controller.accepted import Loss
 from controller.model import Proof, RejoinEvent
 
 
@@ -15,6 +16,8 @@ class Choose:
     epoch: int
     target: str | None
     reasons: tuple[str, ...]
+    loss: Loss | None = None
+    """What naming it un-says; a switchover's is known only once its primary is fenced: None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ def lease_end_proves_nothing(view: View) -> str | None:
 
 def must_reach(view: View, plan: PlanRecord) -> bool:
     """Return whether a failover must have everything that the old primary wrote: clinics were told OK by it alone."""
-    allowed = plan.allow_data_loss or view.policy.loses_while_degraded
+    allowed = plan.accepts is not None or view.policy.loses_while_degraded
     return plan.kind is Kind.FAILOVER and view.degraded_since is not None and not allowed
 
 
@@ -36,10 +36,15 @@ def _is_closed(report: NodeReport) -> bool:
 
 
 def lost_if_promoted(view: View, plan: PlanRecord, target: Position | None) -> str | None:
-    """Return why what clinics were told while nobody acknowledged may be missing; None when it certainly is not."""
-    if view.degraded_since is None or plan.allow_data_loss:
+    """Return why what clinics were told while nobody acknowledged may be missing; None if it is not, or the settings allow it."""
+    if plan.kind is Kind.FAILOVER and view.policy.loses_while_degraded:
         return None
-    if plan.kind is Kind.FAILOVER and not must_reach(view, plan):
+    return may_be_missing(view, plan, target)
+
+
+def may_be_missing(view: View, plan: PlanRecord, target: Position | None) -> str | None:
+    """Return why what clinics were told while nobody acknowledged may be missing, whoever allows it; None when it is not."""
+    if view.degraded_since is None:
         return None
     reached = plan.fenced_position is not None and target is not None
     if reached and target is not None and target.covers(Position.parse(plan.fenced_position or "")):

@@ -49,6 +49,8 @@ SETTLE_DEADLINE_MS = 1_000
 """A failover waits for it: so it is short, and tried again."""
 HISTORY_MAX = 500
 """Finished plans kept in ZooKeeper; the oldest go first."""
+EPOCH_DIGITS = 10
+LAST = "last"
 log = structlog.get_logger()
 After = Callable[[Outcome], PlanRecord]
 
@@ -101,6 +103,10 @@ class World:
             trouble=plan.trouble,
             automatic=plan.automatic,
             hooks=plan.hooks,
+            requested=plan.requested,
+            accepts=plan.accepts,
+            loss=plan.loss,
+            ranking=plan.ranking,
         )
         await self.coordination.ensure("history")
         counted = [self._counted()] if is_automatic_failover(plan) else []
@@ -116,6 +122,10 @@ class World:
     def _write(self, path: str, record: object) -> Operation:
         version = self.mirror.version(path)
         return Create(path, record) if version is None else Replace(path, record, version)
+
+    async def note_seen(self) -> None:
+        """Write down what everybody said last. Raises Conflict when another controller did."""
+        await self._transact(self._write("seen", self.mirror.seen()))
 
     async def give_order(self, node: str, order: Order) -> None:
         """Write what is wanted of a standby. Raises Conflict when another order came first."""
@@ -146,6 +156,18 @@ class World:
         names = (await self.coordination.children("history"))[::-1][:limit]
         found = await asyncio.gather(*(self.coordination.read(HistoryRecord, f"history/{name}") for name in names))
         return [record for record, _ in filter(None, found)]
+
+    async def finished(self, wanted: str) -> HistoryRecord | None:
+        """Return a finished plan: the newest (`last`), the newest of an epoch (its number), or the one of that id."""
+        names = await self.coordination.children("history")
+        if wanted == LAST:
+            fitting = names
+        elif wanted.isascii() and wanted.isdigit():
+            fitting = tuple(name for name in names if name.partition("-")[0] == wanted.zfill(EPOCH_DIGITS))
+        else:
+            fitting = tuple(name for name in names if name == wanted)
+        found = await self.coordination.read(HistoryRecord, f"history/{fitting[-1]}") if fitting else None
+        return None if found is None else found[0]
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -462,7 +484,7 @@ class World:
 
 def plan_id(epoch: int, kind: str, started: str) -> str:
     """Return a name that sorts by epoch, then by time, and is never used twice."""
-    return f"{epoch:010d}-{started.replace(':', '')}-{kind}-{secrets.token_hex(2)}"
+    return f"{epoch:0{EPOCH_DIGITS}d}-{started.replace(':', '')}-{kind}-{secrets.token_hex(2)}"
 
 
 def _fence_body(step: steps.Fence, deadline_ms: int) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class Standing:
     """Nothing of the epochs before is missing here, or nobody has it any more."""
     lease_until: Nanos | None
     """The instant our ZooKeeper lease ends on our own clock."""
+    counted: bool = True
+    """The records were read, and no plan of a later epoch found, since our own record was made: before that others may have
+    been named, and a failover may have gone on without our word (decision 0088)."""
     confirmed: Confirmed | None = None
 
     @property
@@ -84,9 +87,11 @@ def why_not(standing: Standing, now: Nanos) -> str | None:
     reason = why_not_named(standing)
     if reason is not None:
         return reason
-    if (standing.lease_until is None or now >= standing.lease_until) and not _is_confirmed(standing, now):
+    if _is_confirmed(standing, now):
+        return None
+    if standing.lease_until is None or now >= standing.lease_until:
         return "our ZooKeeper lease is not valid"
-    return None
+    return None if standing.counted else "our ZooKeeper lease is new: a plan runs, or the records are still being read"
 
 
 def _is_confirmed(standing: Standing, now: Nanos) -> bool:

@@ -27,6 +27,7 @@ from cluster.records import (
     Grant,
     GrantRequest,
     LineageEntry,
+    PlannedEpoch,
     ReplicatorReport,
     Word,
 )
@@ -83,6 +84,7 @@ class Service:
         self._secrets, self._coordination = secrets, coordination
         self._record: EpochRecord | None = None
         self._durability: DurabilityRecord | None = None
+        self._counted: Nanos | None = None  # the making of our record since which both were read, and no plan found
         self._sealing = archive.sealed_epoch
         self._grants = Grants(site, archive.directory, settings.timing)
         self._puller: Puller | None = None
@@ -162,15 +164,22 @@ class Service:
     async def _read_records(self, *, watch: bool) -> None:
         """Read both records; only after news they are watched anew, so that watches do not pile up."""
         news = self._records_changed.set if watch else None
+        since = self._coordination.record_since
         found = await self._coordination.read(EpochRecord, "epoch", watch=news)
         durable = await self._coordination.read(DurabilityRecord, "durability", watch=news)
         record = None if found is None else found[0]
         durability = None if durable is None else durable[0]
-        if (record, durability) != (self._record, self._durability):
-            self._record, self._durability = record, durability
+        counted = since if self._counted == since or await self._is_free(record) else None
+        if (record, durability, counted) != (self._record, self._durability, self._counted):
+            self._record, self._durability, self._counted = record, durability, counted
             self._stand()
             self._follow_now.set()
             self._report_changed.set()
+
+    async def _is_free(self, record: EpochRecord | None) -> bool:
+        """Return whether no plan runs for a later epoch: it may have been sealing while we had no record, without us."""
+        plan = await self._coordination.read(PlannedEpoch, "plan")
+        return plan is None or (record is not None and plan[0].epoch <= record.epoch)
 
     async def _publish_loop(self) -> None:
         while True:
@@ -180,6 +189,8 @@ class Service:
             with suppress(Unreachable):
                 await self._coordination.publish(f"replicators/{self.us.site}", report)
                 self._published = report
+            if self._counted != self._coordination.record_since:
+                self._records_changed.set()
             self._stand()
             newest = self.archive.epochs.get(0 if self._record is None else self._record.epoch)
             if newest is not None:
@@ -246,7 +257,8 @@ class Service:
         return Standing(
             site=self.us.site, epoch=epoch, primary_site=primary_site, durability=self._durability,
             sealed_epoch=max(self.archive.sealed_epoch, self._sealing),
-            whole=self._whole(), lease_until=self._coordination.lease_until, confirmed=self._grants.confirmed,
+            whole=self._whole(), lease_until=self._coordination.lease_until,
+            counted=self._counted == self._coordination.record_since, confirmed=self._grants.confirmed,
         )  # fmt: skip
 
     def _whole(self) -> bool:

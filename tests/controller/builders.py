@@ -14,12 +14,15 @@ from cluster.records import (
     ReplicatorReport,
     Role,
 )
+from controller.accepted import Accepted
 from controller.model import Kind, NodeFacts, PlanRecord, Policy, ReplicatorFacts, Sealed, Stage, View
 
 CLINIC, TORONTO, MONTREAL = "db-clinic", "db-toronto", "db-montreal"
 SITES = ("clinic", "toronto", "montreal")
 HEAD = "0-1-100"
 SINCE = "2026-01-01T00:00:00.000Z"
+ANYTHING = Accepted(transactions=None, seconds=None)
+"""Whatever is lost is accepted."""
 SERIAL_MAX = 1_000
 """Of the durability records in these tests: a watchdog that reports it knows every one of them."""
 

@@ -11,10 +11,11 @@ from cluster.errors import Bug
 from cluster.records import Acks, DurabilityRecord
 from controller.ackers import HOLD_MS, acker_repair, ackers_of_epoch
 from controller.choose import incomplete, reachable_target
-from controller.decide import readiness, warnings
+from controller.decide import warnings
 from controller.invariants import check_repair
 from controller.model import PlanRecord, ReplicatorFacts, View
 from controller.plan import NameAckers, ReturnToSync, SettleAckers
+from controller.readiness import Code, readiness
 from tests.controller.builders import (
     CLINIC,
     SINCE,
@@ -232,7 +233,8 @@ def test_what_is_not_settled_is_a_reason_against_a_failover_while_its_site_is_si
     acking = facts("montreal", acknowledging=True)
     silent = a_view(durability=record, replicator_toronto=facts("toronto", absent_ms=1.0), replicator_montreal=acking)
 
-    assert [reason for reason in readiness(silent) if "toronto acknowledged before" in reason]
+    (reason,) = (one for one in readiness(silent) if "toronto acknowledged before" in one.why)
+    assert reason.code is Code.ACKERS_NOT_SETTLED
 
 
 def test_all_that_is_not_all_is_said() -> None:

@@ -11,13 +11,15 @@ from cluster.settings import DurabilityRules, check
 from controller import plan as steps
 from controller.ackers import acker_repair
 from controller.advance import Outcome, next_step, progress
-from controller.decide import Hold, Start, decide, readiness
+from controller.decide import Hold, Start, decide
 from controller.invariants import check_repair, check_step
 from controller.loop import Request, requested_plan
 from controller.model import DegradedInterval, DegradedRecord, Kind, Proof, Stage, View
 from controller.plan import NameAckers, ReturnToSync, SettleAckers, Wait
+from controller.readiness import readiness, sentences
 from tests.cluster.test_settings import raw
 from tests.controller.builders import (
+    ANYTHING,
     CLINIC,
     HEAD,
     SINCE,
@@ -218,7 +220,7 @@ def test_what_the_fenced_primary_wrote_last_is_not_lost_by_a_promotion() -> None
 
 def test_an_ended_lease_is_no_proof_of_fence_while_no_commit_waits() -> None:
     view = available(durability=ALONE, clinic=a_node("clinic", absent_ms=9e9))
-    plan = a_plan(allow_data_loss=True, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
+    plan = a_plan(accepts=ANYTHING, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
     by_lease = replace(plan, stage=Stage.PROMOTE, proof=Proof.LEASE_ENDED.value, candidate=TORONTO, target=HEAD)
 
     assert isinstance(next_step(view, plan, SINCE), Wait)
@@ -228,7 +230,7 @@ def test_an_ended_lease_is_no_proof_of_fence_while_no_commit_waits() -> None:
 
 def test_an_operators_word_that_it_is_off_is_a_proof_and_is_recorded() -> None:
     view = available(durability=ALONE, clinic=a_node("clinic", absent_ms=9e9))
-    plan = a_plan(allow_data_loss=True, primary_is_off=True, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
+    plan = a_plan(accepts=ANYTHING, primary_is_off=True, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
     step = next_step(view, plan, SINCE)
     assert isinstance(step, steps.AcceptWord)
     plan = progress(view, plan, step, Outcome(ms=1, took_ms=1))
@@ -240,7 +242,7 @@ def test_an_operators_word_that_it_is_off_is_a_proof_and_is_recorded() -> None:
 
 def test_the_word_does_not_shorten_the_lease() -> None:
     view = available(durability=ALONE, clinic=a_node("clinic", absent_ms=10.0))
-    plan = a_plan(allow_data_loss=True, primary_is_off=True, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
+    plan = a_plan(accepts=ANYTHING, primary_is_off=True, stage=Stage.FENCE, sealed=sealed(toronto=HEAD))
 
     assert isinstance(next_step(view, plan, SINCE), Wait)
 
@@ -253,12 +255,12 @@ async def test_an_operator_hears_which_word_is_missing_before_anything_is_touche
         return requested_plan(view, Request(kind=Kind.FAILOVER, to=None, why="", **words))
 
     with pytest.raises(Refused, match="silent"):
-        ask(silent, allow_data_loss=True)
+        ask(silent, accepts=ANYTHING)
     with pytest.raises(Refused, match="alone"):
         ask(silent, primary_is_off=True)
     with pytest.raises(Refused, match="alone"):
         ask(lively)
-    assert ask(silent, allow_data_loss=True, primary_is_off=True)
+    assert ask(silent, accepts=ANYTHING, primary_is_off=True)
     assert requested_plan(lively, Request(kind=Kind.SWITCHOVER, to=None, why=""))
 
 
@@ -269,10 +271,10 @@ def test_readiness_says_since_when_and_how_much_would_be_lost() -> None:
     view = available(durability=ALONE | {"why": "toronto: it does not report"}, clinic=a_node("clinic", position="0-1-142"),
                      replicator_montreal=a_replicator("montreal", durable="0-1-90"))  # fmt: skip
 
-    assert readiness(view) == (
+    assert tuple(sentences(readiness(view))) == (
         f"durability is degraded since {SINCE}: 42 transactions would be lost with db-clinic (toronto: it does not report)",
     )
-    assert "everything written since" in " ".join(readiness(available(durability=ALONE, **both(9e9))))
+    assert "everything written since" in " ".join(sentences(readiness(available(durability=ALONE, **both(9e9)))))
 
 
 def test_every_degraded_time_is_kept_with_its_end() -> None:

@@ -14,12 +14,13 @@ from cluster.records import Database, Role
 from controller.advance import next_step
 from controller.choose import rank
 from controller.compare.command import chosen
-from controller.decide import is_current, readiness, warnings
+from controller.decide import is_current, warnings
 from controller.loop import Request, best, new_plan, requested_plan
 from controller.model import Kind, NodeFacts, Stage, View
 from controller.operator_command import path_of
 from controller.orders import OTHERWISE, Place, Plan, plan_delay, plan_hold, plan_release
 from controller.plan import Choose, Wait
+from controller.readiness import readiness, sentences
 from controller.seed import plan_seeding
 from tests.controller.builders import CLINIC, MONTREAL, SINCE, TORONTO, a_node, a_plan, a_view, sealed
 
@@ -152,7 +153,7 @@ def test_a_cluster_whose_only_standby_stays_behind_is_not_ready_and_says_why() -
     view = replace(behind(), nodes=(*behind().nodes[:1], a_node("toronto", **DOWN), *behind().nodes[2:]))
 
     assert not is_current(view.nodes[2])
-    assert readiness(view) == ("no standby is current: db-montreal is delayed 4 h as ordered",)
+    assert sentences(readiness(view)) == ["no standby is current: db-montreal is delayed 4 h as ordered"]
 
 
 def test_who_stays_behind_gives_no_copy_and_what_is_held_is_not_replaced_unasked() -> None:

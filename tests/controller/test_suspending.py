@@ -10,8 +10,9 @@ from cluster.errors import BadInput, Conflict, Refused
 from cluster.records import Condition, Database, Health, Role, Suspension
 from controller.ackers import acker_repair
 from controller.choose import rank
-from controller.decide import Mend, Start, decide, readiness, warnings
+from controller.decide import Mend, Start, decide, warnings
 from controller.model import NodeFacts, View
+from controller.readiness import readiness, sentences
 from controller.rejoin import Rung
 from controller.rejoining import rungs
 from controller.suspending import requested, require_maintainable
@@ -49,7 +50,8 @@ def test_what_is_wrong_with_a_node_in_maintenance_is_no_news_and_nothing_is_done
     view = a_view(montreal=node)
     decision = decide(view, SINCE)
 
-    assert warnings(view) == readiness(view) == ()
+    assert warnings(view) == ()
+    assert readiness(view) == ()
     assert isinstance(decision, Mend)
     assert decision.repairs == ()
     assert acker_repair(view, an_epoch(), SINCE) is None
@@ -62,7 +64,7 @@ def test_a_failed_primary_is_not_replaced_by_a_node_in_maintenance() -> None:
 
     assert isinstance(decide(a_view(clinic=sick, toronto=worked_on("toronto")), SINCE), Start)
     assert isinstance(decide(both, SINCE), Mend)
-    assert any("is in maintenance" in reason for reason in readiness(both))
+    assert any("is in maintenance" in reason for reason in sentences(readiness(both)))
 
 
 REFUSED: dict[str, tuple[View, str, str]] = {
@@ -91,7 +93,7 @@ def test_maintenance_is_allowed_otherwise() -> None:
 
 
 def test_readiness_says_who_paused_why_and_until_when() -> None:
-    (reason,) = readiness(a_view(paused=True, pause=WORK))
+    (reason,) = sentences(readiness(a_view(paused=True, pause=WORK)))
 
     assert all(text in reason for text in ("anna@host", "new disks", "2026-01-01T02:00:00Z"))
 
@@ -165,7 +167,7 @@ async def test_a_primary_that_hears_nobody_and_reports_is_not_replaced_but_not_r
         await trial.cluster.nodes["db-clinic"].deafen()
         (one,) = trial.controllers
         await until(
-            lambda: any("does not answer" in reason for reason in readiness(one.loop.world.mirror.view())), "told"
+            lambda: any("does not answer" in reason.why for reason in readiness(one.loop.world.mirror.view())), "told"
         )
 
         assert trial.cluster.history.opened() == [("db-clinic", 1)]

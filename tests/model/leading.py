@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from cluster.errors import Bug, OscarHaError, Refused
 from controller import plan as steps
-from controller.advance import Outcome
+from controller.accepted import Accepted
+from controller.advance import SEAL_PATIENCE_MS, Outcome, accepting
 from controller.choose import rank
 from controller.decide import Mend, Start
 from controller.loop import new_plan
@@ -17,8 +18,9 @@ from controller.plan import Follow, GiveUp, NameAckers, ReturnToSync, SettleAcke
 from tests.model import receiving
 from tests.model.rules import Rules
 from tests.model.seeing import has_right, sites_of, view_of
-from tests.model.state import NODES, Request, World, is_prefix, length, position
+from tests.model.state import NODES, Log, Request, World, is_prefix, length, position
 
+ANYTHING = Accepted(transactions=None, seconds=None)
 Move = tuple[str, World]
 
 
@@ -49,6 +51,20 @@ def request(world: World, rules: Rules) -> Iterator[Move]:
         )  # fmt: skip
 
 
+def accepts(world: World, _: Rules) -> Iterator[Move]:
+    """An operator accepts whatever a failover loses, of one that waits or of a new one."""
+    if not world.losses or world.gone:
+        return
+    old = world.newest.primary
+    plan = world.plan or PlanRecord(id="", kind=Kind.FAILOVER, epoch=world.newest.epoch + 1, stage=Stage.SEAL, why="",
+                                    started="", old=old, old_generation=str(world.nodes[NODES.index(old)].generation))  # fmt: skip
+    try:
+        joined = plain(accepting(plan, ANYTHING, None, "", 0.0))
+    except Refused:
+        return
+    yield "an operator accepts whatever is lost", replace(world, plan=joined, losses=world.losses - 1)
+
+
 def arrivals(world: World, rules: Rules) -> Iterator[Move]:
     """Yield what a request does that was on its way, perhaps for long."""
     for one in world.requests:
@@ -62,7 +78,9 @@ def arrivals(world: World, rules: Rules) -> Iterator[Move]:
 
 def plain(plan: PlanRecord) -> PlanRecord:
     """Return a plan without what only people read: it would make equal states different."""
-    return replace(plan, id="", started="", why="", steps=(), waiting=None, trouble=None, stalled_ms=None,
+    loss = None if plan.accepts is None or plan.loss is None else replace(plan.loss, why="", seconds=None, at_least=0)
+    return replace(plan, id="", started="", why="", steps=(), waiting=None, trouble=None, stalled_ms=None, ranking=(),
+                   loss=loss, old_position=plan.old_position if plan.accepts is not None else None,
                    rolled_back=plan.rolled_back and "a step failed")  # fmt: skip
 
 
@@ -180,7 +198,8 @@ def _done(world: World, rules: Rules, sent: Request) -> tuple[World, Outcome]:
             return world, replace(outcome, how="read_only" if before.up else "process dead", position=at)
         case steps.Seal() as step:
             world, sealed = receiving.seal(world, rules, step)
-            return world, replace(outcome, sealed=sealed)
+            took_ms = 0.0 if sent.plan.accepts is None else SEAL_PATIENCE_MS  # who does not answer is not waited for
+            return world, replace(outcome, sealed=sealed, took_ms=took_ms)
         case steps.Level(site=site, source=source, until=until) if site != source:
             return receiving.level(world, site, source, until), outcome
         case steps.Apply(node=node, epoch=epoch, until=until):
@@ -204,10 +223,12 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
         world = receiving.broken(world, f"4: epoch {step.record.epoch} was opened after epoch {world.newest.epoch}")
     number = NODES.index(step.record.primary)
     log = world.nodes[number].log[: length(step.record.position)]
+    if not is_prefix(world.acked, log) and _is_told(sent.plan, world.acked, log):
+        world = replace(world, acked=tuple(one for one, other in zip(world.acked, log, strict=False) if one == other))
     if not is_prefix(world.acked, log):
         lost = f"{position(world.acked)} was acknowledged, {step.record.primary} of epoch {step.record.epoch} has {position(log) or 'nothing'}"
         world = receiving.broken(world, f"2: {lost}")
-    if not is_prefix(world.told, log) and not sent.plan.allow_data_loss:
+    if not is_prefix(world.told, log) and sent.plan.accepts is None:
         lost = f"{position(world.told)} was answered OK, {step.record.primary} of epoch {step.record.epoch} has {position(log) or 'nothing'}"
         world = receiving.broken(world, f"2: {lost}, and no operator has allowed it")
     for other, node in enumerate(world.nodes):
@@ -216,6 +237,14 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
     record = replace(step.record, since="", proof="")
     durability = replace(step.durability, since="", why="")
     return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after, told=())
+
+
+def _is_told(plan: PlanRecord, acked: Log, log: Log) -> bool:
+    """Return whether a loss is one that the plan tells and an operator has accepted: then it is no broken promise."""
+    loss, kept = plan.loss, sum(one == other for one, other in zip(acked, log, strict=False))
+    if plan.accepts is None or plan.automatic or loss is None:
+        return False
+    return loss.transactions is None or len(acked) - kept <= loss.transactions
 
 
 def told(step: Step) -> str:

@@ -59,6 +59,19 @@ def _without_proof(view: View, plan: PlanRecord, now_text: str) -> Step | Wait |
     return next_step(view, plan, now_text)
 
 
+def _accepted_without_proof(view: View, plan: PlanRecord, now_text: str) -> Step | Wait | GiveUp:
+    """A loss that is accepted is taken for a proof of fence."""
+    return _without_proof(view, plan, now_text) if plan.accepts is not None else next_step(view, plan, now_text)
+
+
+def _loss_untold(view: View, plan: PlanRecord, now_text: str) -> Step | Wait | GiveUp:
+    """Whatever is lost, it is said that nothing is."""
+    step = next_step(view, plan, now_text)
+    if not isinstance(step, steps.Choose) or step.loss is None:
+        return step
+    return replace(step, loss=replace(step.loss, transactions=0))
+
+
 def _without_floor(view: View) -> View:
     return replace(view, durability=view.durability and replace(view.durability, floor=""))
 
@@ -180,6 +193,18 @@ MUTATIONS: Mapping[str, Mutation] = {
             "db-toronto: its lease ends", "db-toronto: its record has been gone", *("controller 1",) * 4)),
     "proof of fence before a promotion": Mutation(
         Rules(next_step=_without_proof), "3", healthy(writes=0, faults=0, failovers=1)),
+    "whose record was gone reads anew who acknowledges, before it does": Mutation(
+        Rules(trusts_what_it_read_before=True), "2", healthy(faults=3), (
+            *LEFT_OUT, "replicator toronto: it reaches", *_has_it("toronto"), "replicator toronto crashes",
+            "replicator toronto: its lease ends", "replicator toronto: its record has been gone",
+            "the server of db-clinic crashes")),
+    "who comes back while a plan runs acknowledges only after it": Mutation(
+        Rules(trusts_what_it_read_before=True), "1", healthy(losses=1), (
+            "a client commits", "toronto has 0-1-1 durably", *_ends("toronto"))),
+    "a loss that is accepted is no proof of fence": Mutation(
+        Rules(next_step=_accepted_without_proof), "3", healthy(writes=0, faults=0, losses=1)),
+    "what is lost is told": Mutation(
+        Rules(next_step=_loss_untold), "2", healthy(faults=2, losses=1), (*_has_it("toronto"), *_ends("toronto"))),
     "a seal is a promise": Mutation(
         Rules(seal=lambda one, _: one.sealed), "1", healthy()),
     "who has sealed an epoch does not acknowledge it": Mutation(

@@ -286,9 +286,10 @@ def leases(world: World, rules: Rules) -> Iterator[Move]:
             yield f"{NODES[number]}: {story}", with_node(world, number, replace(node, lease=lease, counted=counted))
     for number, one in enumerate(world.replicators):
         for lease, story in _next(world, one, one.up):
+            anew = lease is Lease.HELD and not one.lease.recorded and not rules.trusts_what_it_read_before
             yield (
                 f"replicator {sites_of(world)[number]}: {story}",
-                with_replicator(world, number, replace(one, lease=lease)),
+                with_replicator(world, number, replace(one, lease=lease, counted=one.counted and not anew)),
             )
 
 
@@ -348,7 +349,7 @@ def restarts(world: World, rules: Rules) -> Iterator[Move]:
             yield f"the watchdog of {NODES[number]} starts", with_node(world, number, _met(world, rules, number))
     for number, one in enumerate(world.replicators):
         if not one.up and not world.gone:
-            started = replace(one, up=True, lease=Lease.HELD)
+            started = replace(one, up=True, lease=Lease.HELD, counted=rules.trusts_what_it_read_before)
             yield f"replicator {sites_of(world)[number]} starts", with_replicator(world, number, started)
 
 
@@ -411,6 +412,7 @@ def _cut(holder: Holder, lease: Lease) -> Holder:
 ACTIONS = (
     leading.tick,
     leading.request,
+    leading.accepts,
     leading.arrivals,
     commits,
     receives,

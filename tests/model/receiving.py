@@ -161,8 +161,9 @@ def records_read(world: World, number: int) -> Replicator:
     """Return a replicator after it has read both records: ended epochs are sealed, and their dead tails cut."""
     one = world.replicators[number]
     record = world.newest
+    free = world.plan is None or world.plan.epoch <= record.epoch
     return replace(
-        one, epoch=record.epoch, durability=world.durability, sealed=max(one.sealed, record.epoch - 1),
+        one, epoch=record.epoch, counted=one.counted or free, durability=world.durability, sealed=max(one.sealed, record.epoch - 1),
         log=without_dead_tails(one.log, world, record.epoch),
     )  # fmt: skip
 

@@ -77,6 +77,8 @@ class Rules:
     """A seal is told though somebody relies on a grant."""
     forgets_its_promise: bool = False
     """A replicator that crashed does not know that it ever granted."""
+    trusts_what_it_read_before: bool = False
+    """A replicator whose record was gone acts on the durability record that it read before that, whatever plan runs."""
     settles_while_confirmed: bool = False
     """A primary tells its position as fresh though somebody acknowledges by its direct word."""
     believes_late_requests: bool = False

@@ -15,6 +15,7 @@ def healthy(
     switchovers: int = 0,
     failovers: int = 0,
     outages: int = 0,
+    losses: int = 0,
 ) -> World:
     """Return db-clinic as the primary of epoch 1, acknowledged by toronto; nothing is written yet."""
     first = lineage_entry(1, 1, "")
@@ -31,7 +32,7 @@ def healthy(
         nodes=(primary, Node(), Node()),
         replicators=tuple(Replicator(durability=durability) for _ in range(replicators)),
         epochs=(record,), durability=durability, writes=writes, faults=faults, switchovers=switchovers,
-        failovers=failovers, outages=outages, thorough=True,
+        failovers=failovers, outages=outages, losses=losses, thorough=True,
     )  # fmt: skip
 
 

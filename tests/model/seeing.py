@@ -113,7 +113,7 @@ def acker_standing(world: World, number: int, rules: Rules, epoch: int) -> Stand
     return Standing(
         site=sites_of(world)[number], epoch=epoch, primary_site=SITES[NODES.index(primary)], durability=durability,
         sealed_epoch=one.sealed, whole=len(one.log) >= length(world.epochs[epoch - 1].position),
-        lease_until=held if rules.lease_valid(one) else NOW, confirmed=one.confirmed,
+        lease_until=held if rules.lease_valid(one) else NOW, counted=one.counted, confirmed=one.confirmed,
     )  # fmt: skip
 
 

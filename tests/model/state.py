@@ -85,6 +85,8 @@ class Replicator:
     epoch: int = 1
     """The newest epoch whose record it has read; 0 before the first."""
     durability: DurabilityRecord | None = None
+    counted: bool = True
+    """It has read who acknowledges, and looked for a plan of a later epoch, since its record was made."""
     promised: bool = False
     """Somebody may rely on a grant of it."""
     confirmed: Confirmed | None = None
@@ -126,6 +128,8 @@ class World:
     switchovers: int = 0
     failovers: int = 0
     """What an operator may still ask for."""
+    losses: int = 0
+    """How often an operator may still accept whatever a failover loses."""
     outages: int = 0
     """How often ZooKeeper may still be gone for everybody."""
     gone: bool = False

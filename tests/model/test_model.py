@@ -15,6 +15,11 @@ BACK = (*OUTAGE, "a client commits", "toronto has 0-1-1", "toronto acknowledges"
 """A commit was acknowledged while ZooKeeper was gone; now it is back for Montreal, and not yet for the other two."""
 
 
+_TORONTO_ALONE = ("a client commits", "toronto has 0-1-1 durably", "toronto acknowledges 0-1-1")
+_TORONTO_GONE = ("replicator toronto is cut off", "replicator toronto: its lease ends",
+                 "replicator toronto: its record has been gone")  # fmt: skip
+
+
 def require_kept(name: str, found: Explored) -> None:
     print(f"\nmodel, {name}: {found}")
     assert not found.story, found
@@ -31,6 +36,18 @@ def test_a_switchover_and_a_failover_by_an_operator_keep_every_promise() -> None
 
 def test_when_nobody_can_acknowledge_it_is_in_sync_again_by_itself() -> None:
     require_kept("nobody can acknowledge", explore(alone(faults=0), Rules()))
+
+
+def test_whatever_an_operator_accepts_to_lose_two_writers_are_impossible() -> None:
+    """Promises 1, 3, 4 and 5 as ever; of 2 what is left once the loss is told."""
+    require_kept("a loss is accepted", explore(healthy(writes=0, faults=0, losses=1), Rules()))
+
+
+def explore_losses() -> int:
+    """Explore what may happen when the acker is gone with what it alone acknowledged; return how many states that are."""
+    lost = explore(healthy(faults=2, losses=1), Rules(), begins=(*_TORONTO_ALONE, *_TORONTO_GONE))
+    require_kept("a loss is accepted, of a commit that toronto alone had", lost)
+    return lost.states
 
 
 def explore_outages() -> int:
@@ -50,7 +67,7 @@ def test_a_hundred_thousand_states_keep_every_promise() -> None:
         "a switchover, one fault": healthy(writes=0, switchovers=1),
         "after a failover, a commit, one fault": second_epoch(writes=1, faults=1),
     }
-    states = explore_outages()
+    states = explore_outages() + explore_losses()
     for name, start in scopes.items():
         found = explore(start, Rules())
         require_kept(name, found)

@@ -7,7 +7,7 @@ import pytest
 from cluster.clock import Nanos
 from cluster.position import Position
 from cluster.records import Acks, Durability, DurabilityRecord
-from replicator.permission import Heard, Standing, all_have, lacking, may_acknowledge
+from replicator.permission import Confirmed, Heard, Standing, all_have, lacking, may_acknowledge
 
 NAMED = DurabilityRecord(epoch=3, mode=Durability.SYNC, ackers=("toronto",), since="")
 MAY = Standing(
@@ -34,12 +34,19 @@ def test_the_named_acker_with_a_lease_may() -> None:
         "the primary's site is unknown": replace(MAY, primary_site=None),
         "no lease yet": replace(MAY, lease_until=None),
         "the lease has ended": replace(MAY, lease_until=Nanos(99)),
+        "the lease is new, nothing was read since": replace(MAY, counted=False),
         "an earlier epoch is not whole": replace(MAY, whole=False),
     }.items(),
     ids=lambda item: item[0],
 )
 def test_nobody_else_may(standing: tuple[str, Standing]) -> None:
     assert not may_acknowledge(standing[1], Nanos(99))
+
+
+def test_without_zookeeper_the_primarys_word_counts_for_who_has_just_begun_too() -> None:
+    word = Confirmed(epoch=3, serial=NAMED.serial, until=Nanos(100))
+
+    assert may_acknowledge(replace(MAY, lease_until=None, counted=False, confirmed=word), Nanos(99))
 
 
 TOGETHER = replace(MAY, durability=replace(NAMED, ackers=("toronto", "montreal"), acks=Acks.ALL))
