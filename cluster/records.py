@@ -271,6 +271,8 @@ class NodeReport:
     url: str
     position_age_ms: float | None = None
     """How long ago `position` was read; it may have grown since."""
+    lag_age_ms: float | None = None
+    """How long ago `lag_ms` was read; None: not known."""
     seeding: SeedReport | None = None
     order: Obedience | None = None
     """What of its order it obeys; None: it is too old to know of orders."""

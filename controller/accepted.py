@@ -14,6 +14,8 @@ UNKNOWN = "unknown"
 TRANSACTIONS_MAX = 10**15
 SECONDS_MAX = 10**9
 EXAMPLE = "transactions=unknown,seconds=12"
+JITTER_SECONDS = 0.25
+"""So much two measurements of one bound differ at most by the age of the reports."""
 HINT = f"the dry run prints the value to give, such as {EXAMPLE}"
 
 
@@ -72,8 +74,9 @@ class Accepted:
 
 
 def needed(loss: Loss) -> Accepted:
-    """Return the least that must be accepted for `loss`."""
-    return Accepted(transactions=loss.transactions, seconds=None if loss.seconds is None else math.ceil(loss.seconds))
+    """Return what is to be accepted for `loss`: whole seconds, and enough of them when the same is measured once more."""
+    seconds = None if loss.seconds is None else math.ceil(loss.seconds + JITTER_SECONDS)
+    return Accepted(transactions=loss.transactions, seconds=seconds)
 
 
 def excess(loss: Loss, accepted: Accepted) -> str | None:
@@ -83,8 +86,8 @@ def excess(loss: Loss, accepted: Accepted) -> str | None:
     found = [
         f"{name} {UNKNOWN if least is None else least} > {most}"
         for name, least, most in (
-            ("transactions", needed(loss).transactions, accepted.transactions),
-            ("seconds", needed(loss).seconds, accepted.seconds),
+            ("transactions", loss.transactions, accepted.transactions),
+            ("seconds", None if loss.seconds is None else math.ceil(loss.seconds), accepted.seconds),
         )
         if most is not None and (least is None or least > most)
     ]

@@ -223,15 +223,15 @@ def trouble_of(view: View, site: str) -> Trouble | None:
         return Trouble(why="it is not in the settings", ms=view.durability_age_ms, gone=True)
     if one.report is None:
         return None if one.absent_ms is None else Trouble(why="it does not report", ms=one.absent_ms, gone=True)
-    if (gone := _gone(one, view.policy.acker_deadline_ms)) is not None:
-        return gone
+    if (lost := gone(one, view.policy.acker_deadline_ms)) is not None:
+        return lost
     idle_ms = None if one.idle_ms is None else min(one.idle_ms, view.durability_age_ms)
     if idle_ms is None or idle_ms < view.policy.acker_deadline_ms or one.report.waits_for:
         return None
     return Trouble(why=one.report.why, ms=idle_ms, gone=False)
 
 
-def _gone(one: ReplicatorFacts, deadline_ms: float) -> Trouble | None:
+def gone(one: ReplicatorFacts, deadline_ms: float) -> Trouble | None:
     """A record outlives its process by a session's ttl; a host that refuses and a record that ages agree on its death."""
     if one.stale_ms is None:
         return None
@@ -251,7 +251,7 @@ def outside(view: View, primary: str) -> tuple[str, ...]:
 def is_able(view: View, epoch: EpochRecord, site: str) -> bool:
     """Return whether a site that is not named could acknowledge as soon as it is."""
     one = view.replicator(site)
-    if one is None or one.report is None or _gone(one, view.policy.acker_deadline_ms) is not None:
+    if one is None or one.report is None or gone(one, view.policy.acker_deadline_ms) is not None:
         return False
     report = one.report
     return report.connected and report.whole and report.epoch == epoch.epoch and report.sealed_epoch < epoch.epoch

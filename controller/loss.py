@@ -11,8 +11,11 @@ from cluster.position import Position
 from cluster.records import Database
 from controller.accepted import Loss
 from controller.choose import incomplete, is_ours, reachable_target
-from controller.model import PlanRecord, View
+from controller.model import NodeFacts, PlanRecord, View
 from controller.proof import may_be_missing
+
+REPORT_LATE_MS = 300
+"""A report may reach us so much later than it was made."""
 
 
 def expected_loss(view: View, plan: PlanRecord) -> Loss:
@@ -62,9 +65,9 @@ def _known(view: View, plan: PlanRecord) -> list[str]:
 
 def _seconds(view: View, plan: PlanRecord, target: Position, least: int) -> float | None:
     starts = [
-        node.report.lag_ms + (node.stale_ms or 0.0)
+        age_ms + REPORT_LATE_MS
         for node in view.nodes
-        if node.report is not None and node.report.lag_ms is not None and node.report.position is not None
+        if node.report is not None and node.report.position is not None and (age_ms := _heartbeat_ms(node)) is not None
         and is_ours(view, node.report.position) and target.covers(Position.parse(node.report.position))
     ]  # fmt: skip
     if not starts:
@@ -73,6 +76,14 @@ def _seconds(view: View, plan: PlanRecord, target: Position, least: int) -> floa
     if within_ms <= 0 < least:
         return None  # the servers' clocks say that there was no time for what is known to be missing
     return round(max(0.0, within_ms) / 1000, 3)
+
+
+def _heartbeat_ms(node: NodeFacts) -> float | None:
+    """Return how old the newest heartbeat is that a node is known to have; None when it does not tell."""
+    report = node.report
+    if report is None or report.lag_ms is None or report.lag_age_ms is None or node.stale_ms is None:
+        return None
+    return report.lag_ms + report.lag_age_ms + node.stale_ms
 
 
 def _over_ms(view: View, plan: PlanRecord) -> float:

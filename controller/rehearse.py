@@ -10,6 +10,7 @@ from cluster.errors import Bug
 from cluster.position import Position
 from cluster.records import Database, Role
 from controller import plan as steps
+from controller.ackers import gone
 from controller.advance import Outcome, failed, next_step, progress
 from controller.choose import is_ours
 from controller.invariants import check_step
@@ -57,7 +58,7 @@ class _Stand:
 
 def rehearse(view: View, plan: PlanRecord) -> Rehearsal:
     """Carry a plan on until it ends, gives up or waits for what does not come."""
-    now, done = _Stand(view, plan), list[Done]()
+    now, done = _Stand(_who_answers(view, plan), plan), list[Done]()
     for _ in range(ROUNDS_MAX):
         step = next_step(now.view, now.plan, "")
         match step:
@@ -78,6 +79,19 @@ def rehearse(view: View, plan: PlanRecord) -> Rehearsal:
         if now.waited_ms >= PATIENCE_MS:
             break
     return Rehearsal(plan=now.plan, done=tuple(done), holds=now.waited_for or now.plan.waiting or "it does not end")
+
+
+def _who_answers(view: View, plan: PlanRecord) -> View:
+    """Return the view without the reports that outlive their replicators: who is dead, or has not answered the plan's seals."""
+    sealed = {one.site for one in plan.sealed}
+    asked = bool(sealed) and plan.waiting is not None and plan.stage is Stage.SEAL
+
+    def silent(one: ReplicatorFacts) -> bool:
+        unheard = asked and one.site not in sealed
+        return one.report is not None and (unheard or gone(one, view.policy.acker_deadline_ms) is not None)
+
+    ones = tuple(replace(one, report=None, absent_ms=0.0) if silent(one) else one for one in view.replicators)
+    return replace(view, replicators=ones)
 
 
 def _do(now: _Stand, step: Step) -> list[Done]:

@@ -51,6 +51,7 @@ class Prober:
         self.probe: Probe | None = None
         self._probed_at: Nanos | None = None
         self.slow: SlowFacts | None = None
+        self._slow_at: Nanos | None = None
         self.server_version: str | None = None
         self.places: tuple[Path, ...] = ()
         """Where it writes, as it says itself."""
@@ -129,7 +130,8 @@ class Prober:
         if self._expected != expected:
             return False  # asked before something was changed: an answer of the past
         self.probe, self._probed_at = probe, asked_at
-        self.slow = more or self.slow
+        if more is not None:
+            self.slow, self._slow_at = more, asked_at
         return True
 
     def age_ms(self) -> float | None:
@@ -137,6 +139,10 @@ class Prober:
         if self.probe is None or self._probed_at is None:
             return None
         return clock.ms_between(self._probed_at, clock.now())
+
+    def slow_age_ms(self) -> float | None:
+        """Return how long ago what `slow` says was asked for, None when there is none."""
+        return None if self.slow is None or self._slow_at is None else clock.ms_between(self._slow_at, clock.now())
 
     def expect(self, *, read_only: bool, position: str | None = None) -> None:
         """Take over what a command has just brought about; answers asked for before it do not count."""

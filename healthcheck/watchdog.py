@@ -147,6 +147,7 @@ class Watchdog:
             position=probe.position if probe else None,
             position_age_ms=self.prober.age_ms() if self.right.is_settled(now) else None,
             lag_ms=slow.lag_ms if slow else None,
+            lag_age_ms=self.prober.slow_age_ms(),
             lease_epoch=self.memory.opened_epoch if self.role is Role.PRIMARY else None,
             resumable=self.resumable,
             generation=self.prober.generation,

@@ -32,7 +32,7 @@ def a_report(site: str, **changes: Any) -> NodeReport:
     report = NodeReport(
         node=f"db-{site}", site=site, server_id=SITES.index(site) + 1,
         role=Role.PRIMARY if primary else Role.STANDBY, database=Database.UP, epoch=1, sealed_epoch=0,
-        read_only=not primary, position=HEAD, lag_ms=None if primary else 5.0, lease_epoch=1 if primary else None,
+        read_only=not primary, position=HEAD, lag_ms=None if primary else 5.0, lag_age_ms=None if primary else 0.0, lease_epoch=1 if primary else None,
         resumable=False, generation="1", server_version="10.11.19-MariaDB", replicating=None if primary else True,
         why="", url="http://127.0.0.1:1", serial=SERIAL_MAX, health=Health(),
     )  # fmt: skip

@@ -174,7 +174,7 @@ class SimulatedNode(Part):
         return NodeReport(
             node=self.node.name, site=self.node.site, server_id=self.node.server_id, role=self.role,
             database=self.database, epoch=self.epoch, sealed_epoch=self.sealed, read_only=self.role is not Role.PRIMARY,
-            position=self.position, lag_ms=self.lag_ms, lease_epoch=self.lease_epoch, resumable=False, generation="1",
+            position=self.position, lag_ms=self.lag_ms, lag_age_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
             url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding, serial=SERIAL_MAX,
             crashed=self.crashed, restart=self.restart, health=self.health,

@@ -17,7 +17,7 @@ from controller.operator_command import dry_run_lines
 from controller.rehearse import loses_primarys_site
 from controller.requested import Wanted
 from controller.story import story
-from tests.controller.builders import CLINIC, HEAD, SINCE, TORONTO, a_node, a_plan, a_replicator, a_view
+from tests.controller.builders import CLINIC, HEAD, SINCE, TORONTO, a_node, a_plan, a_replicator, a_view, sealed
 
 DEAD = a_node("clinic", database=Database.DOWN, role=Role.FENCED, position=None)
 LOSS = Loss(target=HEAD, transactions=None, at_least=8, seconds=2.5, why="toronto, which acknowledged, is gone")
@@ -99,6 +99,21 @@ def test_a_dry_run_of_what_would_be_refused_is_refused() -> None:
         asked(a_view(), Kind.SWITCHOVER, to=CLINIC)
     with pytest.raises(Conflict, match="one plan at a time"):
         asked(a_view(), Kind.SWITCHOVER, running=a_plan(stage=Stage.APPLY))
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["its host refuses", "it has not answered the seals"])
+def test_a_report_that_outlives_its_replicator_proves_nothing(running: bool) -> None:
+    """For the time of a session the dead acker still looks alive, and with it everything complete."""
+    dead = a_replicator("toronto") if running else replace(a_replicator("toronto"), refused_ms=200.0, stale_ms=100.0)
+    plan = (
+        a_plan(automatic=True, waiting="toronto cannot be reached", sealed=sealed(montreal=HEAD)) if running else None
+    )
+    view = a_view(clinic=DEAD, replicator_toronto=dead)
+
+    answer = asked(view, running=plan)
+
+    assert not answer["works"]
+    assert "toronto cannot be reached" in answer["holds"]
 
 
 def test_a_switchover_that_would_be_rolled_back_does_not_work() -> None:
