@@ -199,8 +199,9 @@ def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> P
         case steps.Fence():
             proof = Proof.PROCESS_DEAD if outcome.how == "process dead" else Proof.WATCHDOG
             position = outcome.position if step.polite or must_reach(view, plan) else None
-            stood = outcome.position if proof is Proof.WATCHDOG and _is_same_server(view, plan) else None
-            return replace(plan, proof=proof.value, fenced_position=position, old_position=stood)
+            stood = outcome.position if proof is Proof.WATCHDOG and _was_open(view, plan) else None
+            known = plan.old_position if _is_same_server(view, plan) else None
+            return replace(plan, proof=proof.value, fenced_position=position, old_position=stood or known)
         case steps.Seal():
             plan = replace(plan, sealed=_merge(plan.sealed, outcome.sealed))
             target = reachable_target(view, plan)
@@ -258,6 +259,18 @@ def _was_never_closed(view: View, plan: PlanRecord) -> bool:
     old = view.node(plan.old or "")
     report = old.report if old is not None else None
     return report is not None and report.role is Role.PRIMARY and report.lease_epoch == plan.epoch - 1
+
+
+def _was_open(view: View, plan: PlanRecord) -> bool:
+    """Return whether the server that is closed is the very run that clinics wrote to in the ending epoch.
+
+    One that was restarted before the plan began stands where it stood then at most: a restart cuts the tail (decision 0010).
+    """
+    old = view.node(plan.old or "")
+    if old is None or old.report is None or not _is_same_server(view, plan):
+        return False
+    opened = old.report.role is Role.PRIMARY and old.report.lease_epoch == plan.epoch - 1
+    return opened or old.report.resumable
 
 
 def _is_gone(view: View, name: str) -> bool:

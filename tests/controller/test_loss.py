@@ -100,6 +100,9 @@ def test_a_restarted_server_bounds_nothing() -> None:
 
     assert progress(a_view(), plan, fence, closed).old_position == HEAD
     assert progress(a_view(clinic=a_node("clinic", generation="2")), plan, fence, closed).old_position is None
+    before = a_view(clinic=a_node("clinic", role=Role.FENCED, lease_epoch=None))
+    assert progress(before, plan, fence, closed).old_position is None, "it was restarted before the plan began"
+    assert progress(before, replace(plan, old_position=HEAD), fence, closed).old_position == HEAD, "it is fenced again"
 
 
 def test_a_controller_that_has_just_begun_bounds_too_much_never_too_little() -> None:

@@ -45,9 +45,18 @@ def test_whatever_an_operator_accepts_to_lose_two_writers_are_impossible() -> No
 
 def explore_losses() -> int:
     """Explore what may happen when the acker is gone with what it alone acknowledged; return how many states that are."""
-    lost = explore(healthy(faults=2, losses=1), Rules(), begins=(*_TORONTO_ALONE, *_TORONTO_GONE))
-    require_kept("a loss is accepted, of a commit that toronto alone had", lost)
-    return lost.states
+    gone = (*_TORONTO_ALONE, *_TORONTO_GONE)
+    scopes = {
+        "a loss is accepted, of a commit that toronto alone had": (healthy(faults=1, losses=1), gone),
+        "the server crashes besides": (healthy(faults=2, losses=1), (*gone, "the server of db-clinic crashes")),
+        "a loss is accepted, one fault": (healthy(writes=0, faults=1, losses=1), ()),
+    }
+    states = 0
+    for name, (start, begins) in scopes.items():
+        found = explore(start, Rules(), begins=begins)
+        require_kept(name, found)
+        states += found.states
+    return states
 
 
 def explore_outages() -> int:
