@@ -215,7 +215,8 @@ MUTATIONS: Mapping[str, Mutation] = {
         _permitted(lease_until=LATER), "2", healthy(faults=2), (
             *LEFT_OUT, *_has_it("toronto"))),
     "only by a durability record of the epoch that is pulled": Mutation(
-        Rules(may_acknowledge=_by_any_record), "1", healthy(faults=2), (
+        # Without a seal only who was away gets here in the model, so the guard for that (0088) is away as well.
+        Rules(may_acknowledge=_by_any_record, trusts_what_it_read_before=True), "1", healthy(faults=2), (
             *_ends("montreal"), "the watchdog of db-clinic crashes", *_ends("db-clinic")[1:])),
     "one of each group that was named must tell its archive": Mutation(
         Rules(see=_nobody_to_ask), "2", healthy(faults=2), (*_has_it("toronto"), *_ends("toronto"))),
