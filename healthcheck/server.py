@@ -49,16 +49,17 @@ class Server:
         """Let the pidfd go."""
         os.close(self.pidfd)
 
-    def is_doomed(self) -> bool:
+    def is_held(self) -> bool:
         """Return whether it was killed and only the kernel still holds threads of it, as on a hung disk.
 
         Such a thread ends before it executes one more instruction of the server: it answers nobody and commits nothing.
+        A zombie is not held: it has ended, and its pidfd says so.
         """
         try:
             threads = [path.read_text(encoding="utf-8") for path in Path(f"/proc/{self.pid}/task").glob("*/status")]
         except OSError:
             return False  # it changes just now: look again
-        return bool(threads) and all(_is_doomed(text) for text in threads)
+        return _are_held(threads)
 
     def processor_ticks(self) -> int | None:
         """Return how much processor time it has used, None when it is gone."""
@@ -137,12 +138,23 @@ def _is_zombie(pid: int) -> bool:
     return _fields(pid)[0] in ENDED_STATES
 
 
-def _is_doomed(status: str) -> bool:
-    """Return whether a thread has ended, or sleeps in the kernel with its death already decided."""
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    state = fields.get("State", "").strip()[:1]
-    pending = int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
-    return state in ENDED_STATES or (state == "D" and bool(pending & SIGKILL_PENDING))
+def _are_held(statuses: list[str]) -> bool:
+    """Return whether, of the threads that have not ended, every one sleeps in the kernel with its death decided."""
+    lasting = [fields for fields in map(_status, statuses) if _state(fields) not in ENDED_STATES]
+    return bool(lasting) and all(_state(one) == "D" and _pending(one) & SIGKILL_PENDING for one in lasting)
+
+
+def _status(text: str) -> dict[str, str]:
+    """Return the fields of proc(5) status."""
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _state(fields: dict[str, str]) -> str:
+    return fields.get("State", "").strip()[:1]
+
+
+def _pending(fields: dict[str, str]) -> int:
+    return int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
 
 
 def _start_ticks(pid: int) -> str:

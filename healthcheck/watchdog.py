@@ -798,7 +798,7 @@ class Watchdog:
         ended = asyncio.get_running_loop().time() + KILL_DEADLINE_MS / MS_PER_SECOND
         server.kill()
         while self.prober.server is server:
-            if server.is_doomed():  # a hung disk holds it: nothing of it runs any more all the same
+            if server.is_held():  # a hung disk holds it: nothing of it runs any more all the same
                 return self._fenced("killed, held by the kernel", None)
             if asyncio.get_running_loop().time() > ended:
                 raise DeadlinePassed(f"process {server.pid} does not end on SIGKILL", hint="stop the host")

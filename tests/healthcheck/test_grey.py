@@ -1,17 +1,21 @@
 """What is wrong with a server that answers, as a table: healthy by default, one line a situation."""
 
+import os
+import select
+import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cluster import clock
 from cluster.clock import NANOS_PER_MS, Nanos
 from cluster.dialect import Load, Wait
 from cluster.mariadb_load import load_of
 from cluster.records import Condition
 from cluster.rules import HealthRules
 from healthcheck.grey import LOOKS_MIN, Lasting, Seen, judge, lasting
-from healthcheck.server import _is_doomed
+from healthcheck.server import Server, _are_held
 
 NOW = Nanos(10_000_000 * NANOS_PER_MS)
 RULES = HealthRules()
@@ -134,15 +138,35 @@ def test_who_has_most_of_the_connections_is_named_and_we_are_not_counted() -> No
     assert (found.account, found.account_connections) == ("oscar@10.0.0.7", 3)
 
 
+IN_DISK_SLEEP = "State:\tD (disk sleep)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n"
+KILLED_IN_DISK_SLEEP = "State:\tD (disk sleep)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"
+KILLED_AND_RUNNING = "State:\tR (running)\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000100\n"
+ZOMBIE = "State:\tZ (zombie)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n"
+
+
 @pytest.mark.parametrize(
-    ("status", "doomed"),
+    ("threads", "held"),
     [
-        ("State:\tD (disk sleep)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n", True),
-        ("State:\tZ (zombie)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n", True),
-        ("State:\tD (disk sleep)\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n", False),
-        ("State:\tR (running)\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000100\n", False),
-        ("", False),
+        pytest.param([KILLED_IN_DISK_SLEEP], True, id="a hung disk has it"),
+        pytest.param([ZOMBIE, KILLED_IN_DISK_SLEEP], True, id="a hung disk has its last thread"),
+        pytest.param([KILLED_IN_DISK_SLEEP, KILLED_AND_RUNNING], False, id="one thread runs"),
+        pytest.param([IN_DISK_SLEEP], False, id="nobody killed it"),
+        pytest.param([ZOMBIE], False, id="it has ended"),
+        pytest.param([""], False, id="nothing is known of it"),
+        pytest.param([], False, id="it is gone"),
     ],
 )
-def test_only_a_thread_that_ends_before_it_runs_again_counts_as_dead(status: str, doomed: bool) -> None:
-    assert _is_doomed(status) is doomed
+def test_only_threads_that_end_before_they_run_again_count_as_held(threads: list[str], held: bool) -> None:
+    assert _are_held(threads) is held
+
+
+def test_a_killed_process_that_nobody_waited_for_has_ended_and_is_not_held() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        server = Server(child.pid, os.pidfd_open(child.pid), "g", clock.now())
+        server.kill()
+        ended, _, _ = select.select([server.pidfd], [], [], 5)  # it is a zombie now
+        held = server.is_held()
+        server.close()
+
+    assert ended
+    assert not held
