@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from chaos.lab import build, control, cutting, ledger, remove, status
+from chaos.lab import build, control, cutting, faults, ledger, remove, status
 from chaos.lab.cuts import WHOLE, Cut, Only
 from chaos.lab.layout import Layout, Request, Wires, parse_option
 from chaos.lab.ledger import Ledger
@@ -185,12 +185,14 @@ def cut(
     only: Only | None = typer.Option(None, "--only", help="Lose only this of what sites say to each other."),
     keep_lan: bool = typer.Option(False, "--keep-lan", help="The clinic on the site's LAN still reaches its servers."),
     loss: float = typer.Option(WHOLE, "--loss", metavar="PERCENT", help="Lose so much of it instead of all."),
+    slow: bool = typer.Option(False, "--slow", help="Lose nothing, but take 150 ms there and back."),
     directory: Path = DirectoryOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Lose packets in silence: nobody is told and connections stay open. Needs a lab with --network namespaces."""
     place = _absolute(directory)
-    _print_cuts(cutting.cut(place, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss), as_json)
+    found = cutting.cut(place, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss, slow=slow)
+    _print_cuts(found, as_json)
 
 
 @app.command()
@@ -201,8 +203,16 @@ def heal(
     directory: Path = DirectoryOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Let packets pass again."""
-    _print_cuts(cutting.heal(_absolute(directory), what), as_json)
+    """Let packets pass again; without a word also undo what a `script/chaos` that was killed has left broken."""
+    place = _absolute(directory)
+    undone = faults.heal(place) if what is None else ()
+    if not as_json:
+        for one in undone:
+            typer.echo(f"undone: {one}")
+    if not undone or cutting.found(place):
+        _print_cuts(cutting.heal(place, what), as_json)
+    elif as_json:
+        _print_cuts((), as_json)
 
 
 @app.command()

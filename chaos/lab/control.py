@@ -41,14 +41,14 @@ def kill(directory: Path, *what: str) -> list[Done]:
         return [_done(lab, part, "killed" if part.name in alive else "had ended already") for part in parts]
 
 
-def freeze(directory: Path, what: str) -> list[Done]:
-    """SIGSTOP: connections stay open and nothing answers. Raises Refused if one has ended."""
-    return _signal(directory, what, signal.SIGSTOP, Life.FROZEN, "frozen")
+def freeze(directory: Path, what: str, *, living: bool = False) -> list[Done]:
+    """SIGSTOP: connections stay open and nothing answers. Raises Refused if one has ended; `living` passes those over."""
+    return _signal(directory, what, signal.SIGSTOP, Life.FROZEN, "frozen", living=living)
 
 
-def thaw(directory: Path, what: str) -> list[Done]:
-    """SIGCONT. Raises Refused if one has ended."""
-    return _signal(directory, what, signal.SIGCONT, Life.RUNNING, "thawed")
+def thaw(directory: Path, what: str, *, living: bool = False) -> list[Done]:
+    """SIGCONT. Raises Refused if one has ended; `living` passes those over."""
+    return _signal(directory, what, signal.SIGCONT, Life.RUNNING, "thawed", living=living)
 
 
 def start(directory: Path, what: str, *, wait: bool = True) -> list[Done]:
@@ -71,20 +71,26 @@ def start(directory: Path, what: str, *, wait: bool = True) -> list[Done]:
         return [_done(lab, part, "started" if part.name in names else "ran already") for part in parts]
 
 
-def _signal(directory: Path, what: str, number: signal.Signals, wanted: Life, word: str) -> list[Done]:
+def _signal(directory: Path, what: str, number: signal.Signals, wanted: Life, word: str, *, living: bool) -> list[Done]:
     with ledger.locked(directory):
         lab, parts = _find(directory, what)
         ended = [part.name for part in parts if _life(lab, part) is Life.ENDED]
-        if ended:
+        if ended and not living:
             raise Refused(f"{', '.join(ended)} has ended", hint=f"oscar-ha lab start {what}")
+        parts = [part for part in parts if part.name not in ended]
         for part in parts:
             identity.send(lab.started[part.name].identity, number)
         process.wait_until(
-            lambda: ", ".join(part.name for part in parts if _life(lab, part) is not wanted),
+            lambda: ", ".join(part.name for part in parts if _life(lab, part) not in (wanted, *_fine(living))),
             deadline_ms=process.KILL_DEADLINE_MS,
             what=f"not {word}",
         )
         return [_done(lab, part, word) for part in parts]
+
+
+def _fine(living: bool) -> tuple[Life, ...]:
+    """Return what is well besides what was asked for: one may end while it is waited for."""
+    return (Life.ENDED,) if living else ()
 
 
 def _find(directory: Path, what: str) -> tuple[Ledger, Sequence[Part]]:

@@ -37,6 +37,8 @@ class Cut:
     keep_lan: bool = False
     """The line of the building is cut, not the servers in it: the clinic on their LAN still reaches them."""
     loss_percent: float = WHOLE
+    slow: bool = False
+    """Nothing is lost, and everything is late."""
 
     @property
     def text(self) -> str:
@@ -47,6 +49,7 @@ class Cut:
     def sentence(self) -> str:
         """Return it in words."""
         loses = "loses" if self.loss_percent == WHOLE else f"loses {self.loss_percent:g} % of"
+        loses = "is slow for" if self.slow else loses
         what = "everything" if self.only is None else f"{self.only.value} alone"
         way = f"{self.here} → {self.there}" if self.one_way else f"{self.here} ↔ {self.there}"
         return f"{way} {loses} {what}" + (", the LAN is kept" if self.keep_lan else "")
@@ -54,7 +57,7 @@ class Cut:
 
 def parse(
     what: str, places: Iterable[str], *, one_way: bool = False, only: Only | None = None, keep_lan: bool = False,
-    loss_percent: float = WHOLE,
+    loss_percent: float = WHOLE, slow: bool = False,
 ) -> Cut:  # fmt: skip
     """Return the cut that a person means. Raises BadInput naming every place there is."""
     here, colon, there = what.partition(":")
@@ -71,7 +74,11 @@ def parse(
         )
     if not 0 < loss_percent <= WHOLE:
         raise BadInput(f"--loss {loss_percent:g}", hint="choose more than 0 and at most 100 percent")
-    return Cut(here=here, there=there, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent)
+    if slow and loss_percent < WHOLE:
+        raise BadInput("--slow with --loss", hint="cut twice: once slow, once with a loss")
+    return Cut(
+        here=here, there=there, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent, slow=slow
+    )
 
 
 def lost_ways(cut: Cut, topology: Topology) -> tuple[tuple[str, str], ...]:
@@ -90,14 +97,18 @@ def rules(topology: Topology, cuts: Iterable[Cut], ports: Mapping[str, int], dis
 
     `distance` multiplies the delays; with 0 there are none.
     """
-    lines = ["*mangle"]
+    lines, cuts = ["*mangle"], tuple(cuts)
     queues = {delay: number for number, delay in enumerate(topology.delays())}
+    for cut in (one for one in cuts if one.slow):
+        # Before the usual length, because the first queue that a packet comes to is the only one.
+        ways = (f"{_way(topology, *way)}{_what(cut, ports)}" for way in lost_ways(cut, topology))
+        lines += [f"-A FORWARD {way} -j NFQUEUE --queue-num {len(queues)}" for way in ways]
     for here, there in topology.pairs() if distance > 0 else ():
         delay = one_way_ms(here, there)
         if delay > 0:
             lines.append(f"-A FORWARD {_way(topology, here, there)} -j NFQUEUE --queue-num {queues[delay]}")
     lines += ["COMMIT", "*filter"]
-    for cut in cuts:
+    for cut in (one for one in cuts if not one.slow):
         what = _what(cut, ports)
         lines += [f"-A FORWARD {_way(topology, *way)}{what} -j DROP" for way in lost_ways(cut, topology)]
     return "\n".join((*lines, "COMMIT", ""))

@@ -22,12 +22,14 @@ NO_NETWORK_HINT = "start the lab with: oscar-ha lab up --network namespaces (as 
 
 def cut(
     directory: Path, what: str, *, one_way: bool = False, only: Only | None = None, keep_lan: bool = False,
-    loss_percent: float = WHOLE,
+    loss_percent: float = WHOLE, slow: bool = False,
 ) -> tuple[Cut, ...]:  # fmt: skip
     """Cut, and return all that is cut now. Raises BadInput for a lab on loopback, or what is no place of it."""
 
     def change(found: tuple[Cut, ...], places: tuple[str, ...]) -> tuple[Cut, ...]:
-        new = cuts.parse(what, places, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent)
+        new = cuts.parse(
+            what, places, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent, slow=slow
+        )
         return found if new in found else (*found, new)
 
     return _changed(directory, change)
@@ -49,13 +51,24 @@ def heal(directory: Path, what: str | None = None) -> tuple[Cut, ...]:
     return _changed(directory, change)
 
 
+def found(directory: Path) -> tuple[Cut, ...]:
+    """Return what is cut now; nothing on loopback."""
+    lab = ledger.require(Layout(directory))
+    return () if lab.network is None else lab.network.cuts
+
+
+def mend(directory: Path, cut: Cut) -> tuple[Cut, ...]:
+    """Heal this one cut and no other of the same words; return what is cut still. Safe to repeat."""
+    return _changed(directory, lambda found, _: tuple(one for one in found if one != cut))
+
+
 @contextmanager
 def while_cut(
     directory: Path, what: str, *, one_way: bool = False, only: Only | None = None, keep_lan: bool = False,
-    loss_percent: float = WHOLE,
+    loss_percent: float = WHOLE, slow: bool = False,
 ) -> Iterator[None]:  # fmt: skip
     """Cut for the time of a `with` block and always heal this cut after it. Others stay as they are."""
-    cut(directory, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent)
+    cut(directory, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent, slow=slow)
     try:
         yield
     finally:

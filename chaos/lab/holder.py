@@ -19,7 +19,7 @@ import typer
 from chaos.lab import identity, ledger, namespaces, network, remove, topology
 from chaos.lab.layout import Layout
 from chaos.lab.network import Network
-from chaos.lab.topology import BLOCKS, JITTER_MS, ROUTER, Topology
+from chaos.lab.topology import BLOCKS, JITTER_MS, ROUTER, SLOW_ONE_WAY_MS, Topology
 from chaos.lab.wire import Wire
 from cluster import clock
 from cluster.errors import OscarHaError, Refused
@@ -52,7 +52,7 @@ def make(lab_id: str, clinics: int, distance: float) -> tuple[Network, Wire, soc
     namespaces.ip(topology.plug_in_onlooker(place, device))
     with namespaces.inside(holds[ROUTER]):
         FORWARDING.write_text("1\n", encoding="ascii")
-        wire = Wire([delay * distance for delay in place.delays()], JITTER_MS * distance)
+        wire = Wire([*(delay * distance for delay in place.delays()), SLOW_ONE_WAY_MS], JITTER_MS * distance)
     own = identity.identify(os.getpid())
     assert own is not None, "we are"
     made = Network(holder=own, block=place.block, clinics=clinics, distance=distance, namespaces=holds)

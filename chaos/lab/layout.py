@@ -22,7 +22,8 @@ ARCHIVE_KEYS = "archive-keys"
 OSCAR_USER = "oscar"
 LEDGER = "lab.json"
 FOLDERS = ("config", "data", "log", "run", "secrets", "tls")
-ENTRIES = (*FOLDERS, "cluster.toml", LEDGER, f"{LEDGER}.new")
+FAULTS = "faults.json"
+ENTRIES = (*FOLDERS, "cluster.toml", LEDGER, f"{LEDGER}.new", FAULTS, f"{FAULTS}.new")
 """Everything that a lab puts into its folder. Nothing else is ever removed."""
 SOCKET_PATH_BYTES_MAX = 107
 """A Unix socket's address holds no more (unix(7))."""

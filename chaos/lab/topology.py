@@ -18,6 +18,8 @@ ROUND_TRIP_MS: Mapping[frozenset[str], float] = {
 """Between two sites."""
 ELSEWHERE_MS: Mapping[str, float] = {"clinic": 8.0, "toronto": 8.0, "montreal": 15.0}
 """From a clinic in another town to each site."""
+SLOW_ONE_WAY_MS = 75.0
+"""What a way that was made slow takes, whatever it usually takes: 150 ms there and back."""
 JITTER_MS = 0.5
 """A packet may be this much later, each way."""
 ROUTER, ONLOOKER, DEVICE = "router", "onlooker", "eth0"

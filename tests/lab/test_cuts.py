@@ -69,6 +69,24 @@ def test_some_percent_are_lost_by_chance() -> None:
     assert text.count("-m statistic --mode random --probability 0.2000 -j DROP") == 2
 
 
+def test_a_slow_way_loses_nothing_and_its_length_comes_before_the_usual_one() -> None:
+    """The first queue that a packet comes to is the only one."""
+    lines = rules(TOPOLOGY, [Cut(here="clinic", there="toronto", slow=True)], PORTS, 1.0).splitlines()
+    slow = f"--queue-num {len(TOPOLOGY.delays())}"
+    way = f"-s {TOPOLOGY.host('clinic')} -d {TOPOLOGY.host('toronto')} "
+    of_the_way = [line for line in lines if way in line]
+
+    assert [slow in line for line in of_the_way] == [True, False]
+    assert sum(slow in line for line in lines) == 2
+    assert not any("DROP" in line for line in lines)
+    assert slow in rules(TOPOLOGY, [Cut(here="clinic", slow=True)], PORTS, 0.0), "also where there are no other lengths"
+
+
+def test_slow_and_lossy_are_two_cuts() -> None:
+    with pytest.raises(BadInput, match="--slow"):
+        parse("clinic", PLACES, slow=True, loss_percent=20.0)
+
+
 def test_ways_are_as_long_as_in_life_and_a_cut_takes_what_is_on_its_way() -> None:
     text = rules(TOPOLOGY, [Cut(here="clinic")], PORTS, 1.0)
 
