@@ -11,7 +11,7 @@ from cluster.records import Database, Durability, DurabilityRecord, EpochRecord,
 from controller import plan as steps
 from controller.accepted import Accepted, excess
 from controller.ackers import ackers_of_epoch
-from controller.choose import forbids_grants, incomplete, is_ours, may_acknowledge, rank, reachable_target
+from controller.choose import Candidate, forbids_grants, incomplete, is_ours, may_acknowledge, rank, reachable_target
 from controller.loss import expected_loss
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
@@ -23,6 +23,12 @@ STEPS_MAX = 100
 """Lines of timeline kept of a plan that tries again and again."""
 SWITCHOVER_SEAL_MS = 4_000.0
 """A switchover whose archives have not got what the fenced primary wrote last by then is rolled back: clinics wait."""
+SWITCHOVER_BEHIND_MAX = 1_000
+"""Transactions, most of them by the reports' different ages: a candidate further behind would keep the clinics waiting."""
+SWITCHOVER_LAG_MAX_MS = 3_000.0
+"""One transaction may take long: the heartbeats say so. They come once a second, and so do the reports of them."""
+CATCH_UP_MS = 15_000.0
+"""So long a switchover waits for its candidate, while the primary is written to, before it is given up."""
 SEAL_PATIENCE_MS = 4_000.0
 """With a loss accepted: so long a replicator that reports may take to seal before what it has is given up."""
 ACCEPTING_STAGES = (Stage.SEAL, Stage.FENCE, Stage.CHOOSE)
@@ -94,6 +100,16 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
     if isinstance(step, steps.Fence) and must_reach(view, plan) and plan.fenced_position is None:
         return replace(plan, waiting=f"the server of {plan.old} is down: it alone knows what it wrote last")
     return replace(plan, stage=_after(plan), stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
+
+
+def waiting(plan: PlanRecord, why: str, ms: float) -> PlanRecord:
+    """Return the plan that waits at its cursor: a switchover has touched nothing yet, and does not wait for ever."""
+    since_ms = plan.stalled_ms if plan.stalled_ms is not None else ms
+    if plan.kind is Kind.SWITCHOVER and plan.stage is Stage.CHOOSE:
+        if ms - since_ms >= CATCH_UP_MS:
+            return failed(replace(plan, stalled_ms=None), why)
+        return replace(plan, waiting=why, stalled_ms=round(since_ms, 1))
+    return replace(plan, waiting=why)
 
 
 def _missing_after_seals(view: View, plan: PlanRecord) -> str | None:
@@ -307,8 +323,23 @@ def _choose(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
         against = "; ".join(one.text for one in ranking if one.against)
         why = f"no node can be promoted ({against})"
         return GiveUp(why=why) if plan.kind is Kind.SWITCHOVER else Wait(why=why)
+    if plan.kind is Kind.SWITCHOVER and (behind := _catching_up(view, able[0])) is not None:
+        return Wait(why=behind)
     reasons = tuple(one.text for one in ranking)
     return steps.Choose(node=able[0].node, epoch=plan.epoch, target=plan.target, reasons=reasons, loss=loss)
+
+
+def _catching_up(view: View, candidate: Candidate) -> str | None:
+    """Return why clinics would wait for what the candidate has still to apply; None when it is about where the primary is."""
+    node, old = view.node(candidate.node), view.node(view.epoch.primary) if view.epoch else None
+    if old is None or old.report is None or old.report.database is not Database.UP:
+        return None  # nobody writes: no moment is better than this one
+    lag_ms = node.report.lag_ms if node is not None and node.report is not None else None
+    if candidate.behind is not None and candidate.behind > SWITCHOVER_BEHIND_MAX:
+        return f"{candidate.node} catches up first: it is {candidate.behind} transactions behind"
+    if lag_ms is not None and lag_ms > SWITCHOVER_LAG_MAX_MS:
+        return f"{candidate.node} catches up first: it is {lag_ms / 1000:.0f} s behind"
+    return None
 
 
 def _unarchived(view: View) -> str | None:

@@ -5,7 +5,7 @@ A tick observes, decides and executes. While a plan runs, ticks follow each othe
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,7 +15,7 @@ from cluster.errors import Bug, Conflict, FencedOut, OscarHaError, Refused, Unre
 from cluster.log import Repeated
 from controller import plan as steps
 from controller import rejoining, seeding
-from controller.advance import failed, next_step, progress
+from controller.advance import failed, next_step, progress, waiting
 from controller.decide import Decision, Hold, Mend, Start, decide
 from controller.hooking import Hooking
 from controller.invariants import check_repair, check_step
@@ -278,8 +278,7 @@ class Loop:
             step = next_step(view, plan, clock.utc_now())
             match step:
                 case Wait(why=why):
-                    await self._keep(plan, replace(plan, waiting=why))
-                    return
+                    after = await self._keep(plan, waiting(plan, why, since_ms()))
                 case GiveUp(why=why):
                     after = await self._keep(plan, failed(plan, why))
                     self._answer_withdrawn(plan, after, why)

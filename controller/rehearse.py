@@ -64,6 +64,8 @@ def rehearse(view: View, plan: PlanRecord) -> Rehearsal:
         match step:
             case Wait(why=why):
                 now.wait(why)
+                if now.plan.kind is Kind.SWITCHOVER and now.plan.stage is Stage.CHOOSE:
+                    now.view = _caught_up(now.view)
             case GiveUp(why=why):
                 now.plan = failed(now.plan, why)
                 if now.plan.rolled_back or plan.accepts != now.plan.accepts:
@@ -161,6 +163,20 @@ def later(view: View, ms: float) -> View:
         replicators=tuple(replace(one, absent_ms=aged(one.absent_ms), present_ms=aged(one.present_ms))
                           for one in view.replicators),
     )  # fmt: skip
+
+
+def _caught_up(view: View) -> View:
+    """Return the view once every standby that replicates has applied what the primary has by now."""
+    primary = view.node(view.epoch.primary) if view.epoch else None
+    head = primary.report.position if primary is not None and primary.report is not None else None
+
+    def there(node: NodeFacts) -> NodeFacts:
+        if node.report is None or head is None or not node.report.replicating or node.report.position is None:
+            return node
+        behind = is_ours(view, node.report.position)
+        return replace(node, report=replace(node.report, position=head, lag_ms=0.0)) if behind else node
+
+    return replace(view, nodes=tuple(there(one) for one in view.nodes))
 
 
 def _is_down(node: NodeFacts) -> bool:

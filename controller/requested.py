@@ -12,8 +12,8 @@ from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stan
 from controller.rehearse import rehearse
 from controller.world import plan_id
 
-SWITCHOVER_BEHIND_MAX = 10_000
-"""Transactions: a standby further behind would keep the clinics waiting; it must catch up first."""
+REQUEST_BEHIND_MAX = 10_000
+"""Transactions: a plan waits a moment until its standby is about level, but not for one that is further behind."""
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ def _require_switchable(view: View, plan: PlanRecord) -> None:
     node = view.node(chosen.node)
     if node is None or node.report is None or not node.report.replicating:
         raise Refused(f"{chosen.node} does not replicate", hint="see 'oscar-ha status'")
-    if chosen.behind is None or chosen.behind > SWITCHOVER_BEHIND_MAX:
+    if chosen.behind is None or chosen.behind > REQUEST_BEHIND_MAX:
         raise Refused(f"{chosen.node} is {chosen.behind} transactions behind", hint="wait until it has caught up")
 
 

@@ -10,10 +10,19 @@ import pytest
 from cluster.errors import Bug
 from cluster.records import Acks, Database, LineageEntry, Role
 from controller import plan as steps
-from controller.advance import SWITCHOVER_SEAL_MS, Outcome, failed, next_step, outcome_of, progress
+from controller.advance import (
+    CATCH_UP_MS,
+    SWITCHOVER_SEAL_MS,
+    Outcome,
+    failed,
+    next_step,
+    outcome_of,
+    progress,
+    waiting,
+)
 from controller.choose import rank
 from controller.invariants import check_step
-from controller.model import ORDER, Kind, PlanRecord, Promoted, Proof, Stage, View
+from controller.model import ORDER, Kind, NodeFacts, PlanRecord, Promoted, Proof, Stage, View
 from controller.plan import GiveUp, Step, Wait
 from tests.controller.builders import (
     ANYTHING,
@@ -473,6 +482,57 @@ def test_a_switchover_refused_at_the_choice_touches_nothing(view: View) -> None:
     assert [type(step).__name__ for step in done] == ["Record"]
     assert after.epoch == view.epoch
     assert outcome_of(plan).startswith("rolled back")
+
+
+FAR = a_node("clinic", position="0-1-5000")
+APPLYING = "db-toronto catches up first: it is 4900 transactions behind"
+
+
+def test_a_switchover_lets_its_candidate_catch_up_before_it_closes_the_primary() -> None:
+    plan = a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO)
+
+    assert next_step(a_view(clinic=FAR), plan, SINCE) == Wait(why=APPLYING)
+    near = a_view(clinic=FAR, toronto=a_node("toronto", position="0-1-4500"))
+    assert isinstance(next_step(near, plan, SINCE), steps.Choose)
+
+
+def test_a_candidate_that_applies_one_long_transaction_is_waited_for_too() -> None:
+    view = a_view(toronto=a_node("toronto", lag_ms=90_000.0))
+
+    found = next_step(view, a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO), SINCE)
+
+    assert found == Wait(why="db-toronto catches up first: it is 90 s behind")
+
+
+def test_a_candidate_that_does_not_catch_up_is_given_up_in_time_and_nothing_was_touched() -> None:
+    plan = a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO)
+
+    waits = waiting(plan, APPLYING, 700.0)
+    assert (waits.stage, waits.waiting, waits.rolled_back) == (Stage.CHOOSE, APPLYING, None)
+    still = waiting(waits, "4800 behind", 700.0 + CATCH_UP_MS - 1)
+    assert (still.stage, still.rolled_back) == (Stage.CHOOSE, None)
+    over = waiting(still, "4700 behind", 700.0 + CATCH_UP_MS)
+
+    assert isinstance(next_step(a_view(clinic=FAR), over, SINCE), steps.Record)
+    assert outcome_of(over) == "rolled back: 4700 behind"
+
+
+@pytest.mark.parametrize("clinic", [DEAD, a_node("clinic", absent_ms=9_000.0)], ids=["it is dead", "it is silent"])
+def test_nobody_waits_for_a_candidate_once_the_primary_is_gone(clinic: NodeFacts) -> None:
+    view = a_view(clinic=clinic, toronto=a_node("toronto", position="0-1-9", lag_ms=90_000.0))
+
+    found = next_step(view, a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE, requested=TORONTO), SINCE)
+
+    assert not isinstance(found, Wait)
+
+
+def test_a_failover_chooses_who_is_behind_at_once() -> None:
+    """Nobody can write meanwhile: the sooner it applies what its archive has, the better."""
+    view = a_view(clinic=DEAD, toronto=a_node("toronto", position="0-1-9", lag_ms=90_000.0))
+
+    found = next_step(view, a_plan(stage=Stage.CHOOSE, sealed=sealed(toronto="0-1-5000"), target="0-1-5000"), SINCE)
+
+    assert isinstance(found, steps.Choose)
 
 
 def test_a_rollback_onto_a_dead_primary_becomes_a_failover() -> None:

@@ -78,6 +78,17 @@ def test_what_is_waited_for_and_what_is_to_be_applied_is_part_of_the_time_and_sa
     assert answer["estimated_ms"] == 1_000.0 + 4_000.0 + sum(range(1, 11))
 
 
+def test_a_dry_run_of_a_switchover_waits_in_thought_for_a_candidate_that_catches_up() -> None:
+    view = a_view(clinic=a_node("clinic", position="0-1-5000"), toronto=a_node("toronto", lag_ms=4_000.0))
+
+    answer = asked(view, Kind.SWITCHOVER)
+
+    assert (answer["works"], answer["new"]) == (True, TORONTO)
+    waits = next(part for part in answer["steps"] if part["name"] == "wait before chosen")
+    assert waits["basis"] == "db-toronto catches up first: it is 4900 transactions behind"
+    assert any(part["name"] == "applying" and part["ms"] == 4_000.0 for part in answer["steps"])
+
+
 def test_nothing_takes_longest_where_nothing_is_done() -> None:
     assert dominated_by(()) == ""
     assert dominated_by((Part(name="a", ms=1.0, basis="b"),)) == "a: 1 ms (b)"
