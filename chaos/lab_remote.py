@@ -72,9 +72,9 @@ class RemoteLab:
         """Return `GET /v1/cluster`. Raises Unreachable when no controller answers."""
         return dict(self._ask("GET", "/v1/cluster", {}, GET_DEADLINE_MS))
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return finished plans, newest first. Raises Unreachable when no controller answers."""
-        return list(self._ask("GET", "/v1/history", {}, GET_DEADLINE_MS))
+        return list(self._ask("GET", f"/v1/history?limit={limit}", {}, GET_DEADLINE_MS))
 
     def rejoins(self) -> list[dict[str, Any]]:
         """Return what was done by itself to nodes that came back, newest first. Raises Unreachable."""
@@ -126,11 +126,11 @@ class RemoteLab:
 
     def cut(
         self, what: str, *, one_way: bool = False, only: Only | None = None, keep_lan: bool = False,
-        loss_percent: float = WHOLE,
+        loss_percent: float = WHOLE, slow: bool = False,
     ) -> AbstractContextManager[None]:  # fmt: skip
         """Cut as `oscar-ha lab cut` does, for the time of a `with` block. Raises BadInput for a lab on loopback."""
         return cutting.while_cut(
-            self.directory, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent
+            self.directory, what, one_way=one_way, only=only, keep_lan=keep_lan, loss_percent=loss_percent, slow=slow
         )
 
     def heal(self) -> None:

@@ -9,22 +9,24 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from chaos import archives, checks
+from chaos.attack.catalogue import Parts
 from chaos.bench_figures import figure
-from chaos.history import Finding, all_kept, outage_ms
-from chaos.lab import build, control, ledger, process, rebuild, remove
-from chaos.lab.identity import Life
+from chaos.history import Finding, all_kept
+from chaos.lab import build, control, rebuild, remove
 from chaos.lab.layout import ARCHIVE_KEYS, Layout, Option, Request
 from chaos.lab.names import SITES, Kind, node_name
 from chaos.lab_remote import RemoteLab, stays_away, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.storm_plan import Blow, Burst, Victim, plan
-from chaos.traffic import Traffic, Writer, open_connection, prepare
+from chaos.traffic import Traffic, open_connection, prepare
 from chaos.traffic_journal import Journal
+from chaos.whole import ended, longest_pause_ms, marks, not_whole, playing
 from cluster import clock
 from cluster.clock import Nanos
 from cluster.errors import OscarHaError, Unreachable
@@ -44,7 +46,6 @@ APPLIERS = Option("slave_parallel_threads", "4")
 STRAY_SETTLED_MS = 3_000.0
 """A node that is fenced with a history of its own for this long stays so: then it is made anew."""
 NODE_TIMEOUT_S = 2
-WRITES_LOOKED_BACK = 300
 KIND_OF = {
     Victim.PRIMARY: "primary", Victim.STANDBY: "standby", Victim.ACKER: "replicator", Victim.REPLICATOR: "replicator",
 }  # fmt: skip
@@ -115,7 +116,7 @@ class Storm:
         self._say = say
         self._due: list[tuple[Nanos, str]] = []
         """What is dead and when it is started again."""
-        self._primary, self._ackers = node_name(SITES[0]), SITES[1:2]
+        self._parts = Parts()
         """As the controllers said last; while a failover runs nobody may be able to say."""
 
     def __enter__(self) -> "Storm":
@@ -163,7 +164,7 @@ class Storm:
 
     def _strike(self, number: int, burst: Burst, traffic: Traffic) -> None:
         """Hit, start again, wait until all is whole, and tell it."""
-        seen = [max(0, len(writer.history) - WRITES_LOOKED_BACK) for writer in traffic.writers]
+        since = marks(traffic)
         self._sleep_until(clock.after(clock.now(), burst.pause_ms))
         hits: list[Hit] = []
         for blow in burst.blows:
@@ -173,9 +174,7 @@ class Storm:
         wait_writing(traffic, after=last, deadline_ms=WRITE_DEADLINE_MS)
         self._await_whole()
         whole_ms = clock.ms_between(last, clock.now())
-        gaps = [_gap_ms(writer, hits[0].at, since) for writer, since in zip(traffic.writers, seen, strict=True)]
-        known = [gap for gap in gaps if gap is not None]
-        self._note(number, burst, hits, max(known, default=None), whole_ms)
+        self._note(number, burst, hits, longest_pause_ms(traffic, since, hits[0].at), whole_ms)
 
     def _hit(self, blow: Blow, before: Hit | None) -> Hit:
         """Do one blow. It is exact about which process it kills, and says which part that played."""
@@ -200,22 +199,20 @@ class Storm:
             case Victim.STANDBY:
                 found = [node_name(site) for site in SITES if node_name(site) not in {*dead, self._primary}]
             case Victim.ACKER:
-                return f"replicator-{self._ackers[0]}"
+                return f"replicator-{self._parts.ackers[0]}"
             case Victim.REPLICATOR:
-                others = [f"replicator-{site}" for site in SITES if site not in self._ackers]
+                others = [f"replicator-{site}" for site in SITES if site not in self._parts.ackers]
                 found = [name for name in others if name not in dead]
         return found[blow.which % len(found)]
 
+    @property
+    def _primary(self) -> str:
+        return node_name(self._parts.primary)
+
     def _learn(self) -> None:
         """Ask who plays which part; nobody may be able to tell while two processes are dead."""
-        try:
-            state = self._lab.cluster()
-        except Unreachable:
-            return
-        if state.get("epoch"):
-            self._primary = str(state["epoch"]["primary"])
-        if state.get("durability") and state["durability"]["ackers"]:
-            self._ackers = tuple(state["durability"]["ackers"])
+        with suppress(Unreachable):
+            self._parts = playing(self._lab.cluster(), self._parts)
 
     def _rotate(self) -> None:
         """Begin a new binlog file on the primary, in a thread of its own: the blow comes while it does."""
@@ -311,20 +308,16 @@ class _Mender:
 
     def missing(self) -> str:
         """Return what is not whole, in words; nothing when all is well."""
-        ended = self._start_what_ended()
+        dead = self._start_what_ended()
         state = self._lab.cluster()
         for report in state["nodes"]:
             self._make_anew_if_stray(report, state)
-        return ended or _not_whole(state)
+        return dead or not_whole(state)
 
     def _start_what_ended(self) -> str:
         """Start what ended by itself: a supervisor would. A database that ends again is made anew."""
-        lab = ledger.require(Layout(self._lab.directory))
-        for part in lab.parts:
-            one = lab.started[part.name]
-            if one.life is not Life.ENDED:
-                continue
-            said = process.last_error(Layout(self._lab.directory).log(part.name), one.log_offset)
+        for one in ended(self._lab.directory):
+            part, said = one.part, one.said
             self._started[part.name] += 1
             if part.kind is Kind.DATABASE and self._started[part.name] > 1:
                 self._make_anew(part.name, said)
@@ -349,23 +342,6 @@ class _Mender:
         self._told.rebuilt.append(f"{node}: {why}")
         rebuild.rebuild(self._request, node)
         self._started.pop(node, None)
-
-
-def _not_whole(state: Mapping[str, Any]) -> str:
-    """Return what a cluster lacks for a failover to work and every archive and standby to be in use."""
-    if not state.get("ready"):
-        return ", ".join(map(str, state.get("reasons", []))) or "not ready"
-    for node in state["nodes"]:
-        if node.get("role") != "primary" and not (node.get("role") == "standby" and node.get("replicating")):
-            return f"{node['node']} is {node.get('role')}: {node.get('why')}"
-    for one in state["replicators"]:
-        if not one.get("connected") or "is missing" in str(one.get("why")):
-            return f"the replicator of {one['site']}: {one.get('why')}"
-    return ""
-
-
-def _gap_ms(writer: Writer, start: Nanos, since: int) -> float | None:
-    return outage_ms(writer.history[since:], writer.clinic.name, start=start, end=clock.now())
 
 
 def _sequence(position: Position) -> int:

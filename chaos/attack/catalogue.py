@@ -27,7 +27,7 @@ class Kind(StrEnum):
     FREEZE_HOST = "freeze of a host"
     FREEZE_SITE = "freeze of a site"
     CUT_SITE = "site cut off"
-    CUT_LINE = "line cut, LAN kept"
+    CUT_LINE = "line of a building cut"
     CUT_PAIR = "pair cut"
     CUT_ONE_WAY = "one direction cut"
     CUT_REPLICATION = "replication cut"

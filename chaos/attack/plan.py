@@ -7,11 +7,13 @@ what is promised is promised for one thing at a time; the second fault comes whi
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from chaos.attack.catalogue import CATALOGUE, LASTS_MS_MAX, TWO_MAX, Fault, Kind, Lab, Part, Where
 from cluster.errors import BadInput
 
-MINUTES_MAX = 720.0
+MINUTES_MAX = 50.0
+"""Of one seed: clinics at work keep everything that they were told, and their traffic ends after an hour."""
 ROUND_MS_MIN = 3_000.0
 """No round is over sooner: so many are planned that an attack ends by its time and not for want of faults."""
 PAUSE_MS_MAX = 1_200.0
@@ -42,6 +44,35 @@ class Round:
     @property
     def ends_ms(self) -> float:
         return max(fault.ends_ms for fault in self.faults)
+
+
+class Turn(StrEnum):
+    """What is done at a moment of a round."""
+
+    BEGIN = "begin"
+    AGAIN = "again"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Moment:
+    """One thing to do, so many milliseconds after the beginning of its round."""
+
+    at_ms: float
+    fault: int
+    """The number of the fault in its round, from 0."""
+    turn: Turn
+
+
+def timeline(one: Round) -> tuple[Moment, ...]:
+    """Return everything that is to be done in a round, in order."""
+    found = []
+    for number, fault in enumerate(one.faults):
+        found.append(Moment(fault.begins_ms, number, Turn.BEGIN))
+        every_ms = fault.lasts_ms / fault.times
+        found += [Moment(fault.begins_ms + every_ms * time, number, Turn.AGAIN) for time in range(1, fault.times)]
+        found.append(Moment(fault.ends_ms, number, Turn.END))
+    return tuple(sorted(found, key=lambda moment: (moment.at_ms, list(Turn).index(moment.turn))))
 
 
 def plan(seed: int, minutes: float, kinds: Sequence[Kind], lab: Lab) -> tuple[Round, ...]:

@@ -71,6 +71,11 @@ class Record:
     proof: str | None
     outcome: str
 
+    @property
+    def rolled_back(self) -> bool:
+        """It gave up: the old primary goes on, in the epoch before or in this one."""
+        return self.outcome.startswith("rolled back")
+
 
 def one_epoch_at_a_time(history: Sequence[Write]) -> Finding:
     """Judge that no server acknowledged what was sent after a newer epoch of another had already acknowledged something.
@@ -170,25 +175,29 @@ def history_tells(history: Sequence[Write], records: Sequence[Record], nodes: Ma
 
     `nodes` is server id -> node. The first epoch was named when the cluster began; no plan opened it.
     """
-    opened = {record.epoch: record for record in records if record.new is not None}
     writers = {epoch: ids for epoch, ids in writers_per_epoch(history).items() if epoch is not None and epoch > 1}
     if not writers:
         return Finding(verdict=Verdict.PROVED_NOTHING, why="nobody wrote in a second epoch")
-    wrong = [problem for epoch, ids in writers.items() if (problem := _untold(opened.get(epoch), epoch, ids, nodes))]
-    twice = sorted({one.epoch for one in records if sum(other.epoch == one.epoch for other in records) > 1})
-    wrong += [f"epoch {epoch} has two records" for epoch in twice]
+    wrong = []
+    for epoch, ids in writers.items():
+        wrote = [nodes.get(one, f"server {one}") for one in ids]
+        wrong += _untold([record for record in records if record.epoch == epoch], epoch, wrote)
     if wrong:
         return Finding(verdict=Verdict.BROKEN, why=named(wrong))
     return Finding(verdict=Verdict.KEPT, why=f"each of {len(writers)} epochs after the first has its record")
 
 
-def _untold(record: Record | None, epoch: int, ids: Sequence[int], nodes: Mapping[int, str]) -> str:
-    wrote = [nodes.get(one, f"server {one}") for one in ids]
-    if record is None:
-        return f"epoch {epoch}, in which {named(wrote)} wrote, is in no record"
-    if [record.new] != wrote:
-        return f"epoch {epoch}: the record names {record.new}, {named(wrote)} wrote"
-    return "" if record.proof else f"epoch {epoch} was opened without a proof"
+def _untold(records: Sequence[Record], epoch: int, wrote: Sequence[str]) -> list[str]:
+    """Return what is wrong with the records of one epoch; what was rolled back may have had its number before."""
+    opened = [record for record in records if not record.rolled_back]
+    if len(opened) > 1:
+        return [f"epoch {epoch} has two records"]
+    if [record.new for record in opened] == wrote:
+        return [] if opened[0].proof else [f"epoch {epoch} was opened without a proof"]
+    if not opened and wrote in [[record.new] for record in records]:
+        return []
+    told = named([str(record.new) for record in records]) or "nobody"
+    return [f"epoch {epoch}: the records name {told}, {named(wrote)} wrote"]
 
 
 def recovers_by_itself(rounds: Sequence[Recovery], *, writing_ms_max: float, whole_ms_max: float) -> Finding:

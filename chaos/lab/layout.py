@@ -244,7 +244,7 @@ def settings_of(request: Request, ports: Mapping[str, int], hosts: Mapping[str, 
             "verify_password_file": str(layout.secret("verify")),
         },
         **({"tls": {key: str(layout.certificate(name)) for key, name in files.items()}} if request.tls else {}),
-        "archive": {"key_file": str(layout.secret(ARCHIVE_KEYS))} if request.encrypt_archive else {},
+        "archive": _archive(request, layout),
         "nodes": [_node(layout, ports, number, site) | _host(hosts, site) for number, site in enumerate(SITES, 1)],
         "replicators": [
             _replicator(layout, ports, number, site) | _host(hosts, site) for number, site in enumerate(SITES, 1)
@@ -263,6 +263,11 @@ def settings_of(request: Request, ports: Mapping[str, int], hosts: Mapping[str, 
 def kinds(found: Sequence[Part], kind: Kind) -> tuple[Part, ...]:
     """Return the parts of one kind."""
     return tuple(part for part in found if part.kind is kind)
+
+
+def _archive(request: Request, layout: Layout) -> dict[str, Any]:
+    keys = {"key_file": str(layout.secret(ARCHIVE_KEYS))} if request.encrypt_archive else {}
+    return {**request.policies.get("archive", {}), **keys}
 
 
 def _host(hosts: Mapping[str, str], place: str) -> dict[str, str]:

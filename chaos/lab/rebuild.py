@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chaos.lab import control, database, ledger, preflight, seed
 from chaos.lab.layout import Layout, Request
+from chaos.lab.topology import ONLOOKER
 from cluster import settings
 
 KEPT = "binlogs"
@@ -40,9 +41,10 @@ def _pristine(request: Request, layout: Layout) -> Path:
     made = layout.data(seed.TEMPLATE)
     if not made.exists():
         password = layout.secret("oscar").read_text(encoding="utf-8").strip()
-        accounts = database.account_statements(settings.load(layout.settings))
-        user = pwd.getpwuid(os.geteuid()).pw_name
         lab = ledger.require(layout)
+        onlooker = lab.network.topology.host(ONLOOKER) if lab.network is not None else None
+        accounts = database.account_statements(settings.load(layout.settings), onlooker)
+        user = pwd.getpwuid(os.geteuid()).pw_name
         statements = (*accounts, *seed.oscar_statements(password))
         seed.make(request, preflight.programs(), lab.lab_id, statements, user, os.environ)
     return made

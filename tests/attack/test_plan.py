@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.attack.catalogue import CATALOGUE, TWO_MAX, Act, Fault, Kind, Lab, Part, Parts, Where, resolve
-from chaos.attack.plan import Round, plan, possible, problems
+from chaos.attack.plan import Moment, Round, Turn, plan, possible, problems, timeline
 from chaos.lab import cuts
 from chaos.lab.cuts import Only
 from chaos.lab.names import parts as lab_parts
@@ -45,7 +45,7 @@ def test_every_kind_has_its_line_in_the_catalogue() -> None:
 
 
 def test_on_loopback_nothing_is_planned_that_needs_a_network() -> None:
-    kinds = {fault.kind for one in rounds(1, 60.0, Lab()) for fault in one.faults}
+    kinds = {fault.kind for one in rounds(1, 50.0, Lab()) for fault in one.faults}
 
     assert kinds == set(possible(Lab()))
     assert Kind.CUT_SITE not in kinds
@@ -75,7 +75,7 @@ def test_every_round_of_every_seed_is_within_its_bounds(
             assert fault.part in entry.parts
 
 
-@pytest.mark.parametrize("minutes", [0.0, -1.0, 721.0])
+@pytest.mark.parametrize("minutes", [0.0, -1.0, 51.0, float("nan")])
 def test_an_attack_without_an_end_is_refused(minutes: float) -> None:
     with pytest.raises(BadInput, match="--minutes"):
         rounds(minutes=minutes)
@@ -148,3 +148,24 @@ def test_whatever_is_planned_the_lab_knows_its_names(
                 assert all(select(name, lab_parts(2, 3)) for name in found.names)
             if fault.where in (Where.ACKER, Where.OTHER) and fault.kind is not Kind.ARCHIVE_BYTE:
                 assert parts.site(fault.where, fault.which) != primary
+
+
+def test_a_round_is_done_in_the_order_of_its_moments() -> None:
+    storm = replace(A_FAULT, kind=Kind.RESTARTS, times=3, lasts_ms=300.0)
+    second = replace(A_FAULT, begins_ms=150.0, lasts_ms=0.0)
+
+    assert timeline(Round(pause_ms=0.0, faults=(storm, second))) == (
+        Moment(0.0, 0, Turn.BEGIN), Moment(100.0, 0, Turn.AGAIN), Moment(150.0, 1, Turn.BEGIN), Moment(150.0, 1, Turn.END),
+        Moment(200.0, 0, Turn.AGAIN), Moment(300.0, 0, Turn.END),
+    )  # fmt: skip
+
+
+@given(st.integers())
+def test_everything_that_begins_ends_and_never_before_it_began(seed: int) -> None:
+    for one in rounds(seed, 1.0):
+        moments = timeline(one)
+        for number in range(len(one.faults)):
+            turns = [moment.turn for moment in moments if moment.fault == number]
+            assert turns[0] is Turn.BEGIN
+            assert turns[-1] is Turn.END
+            assert turns.count(Turn.AGAIN) == one.faults[number].times - 1

@@ -224,6 +224,16 @@ HISTORIES = {
     "another node": ([OLD, NEWER], [replace(TOLD, new="db-montreal")], BROKEN),
     "without a proof": ([OLD, NEWER], [replace(TOLD, proof=None)], BROKEN),
     "told twice": ([OLD, NEWER], [TOLD, TOLD], BROKEN),
+    "rolled back, and then done under the same number": (
+        [OLD, NEWER],
+        [replace(TOLD, new="db-clinic", proof=None, outcome="rolled back: x"), TOLD],
+        KEPT,
+    ),
+    "rolled back to the old primary in an epoch of its own": (
+        [OLD, a_write(2, at_ms=20, epoch=2)],
+        [replace(TOLD, new="db-clinic", proof=None, outcome="rolled back: x")],
+        KEPT,
+    ),
     "by a server that nobody knows": ([OLD, replace(NEWER, server_id=9)], [TOLD], BROKEN),
 }
 
