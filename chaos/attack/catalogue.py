@@ -37,6 +37,7 @@ class Kind(StrEnum):
     ZOOKEEPER_MEMBER = "ZooKeeper member dies"
     ZOOKEEPER_ALL = "ZooKeeper outage"
     ARCHIVE_BYTE = "corrupted archive byte"
+    DISK_FULL = "disk of an archive full"
     SWITCHOVER = "switchover asked for"
 
 
@@ -99,6 +100,8 @@ class Entry:
     times: tuple[int, int] = (1, 1)
     needs_network: bool = False
     """Only in a lab whose sites are hosts of their own."""
+    needs_disks: bool = False
+    """Only where archives have disks of their own."""
 
 
 OURS = (Part.DATABASE, Part.WATCHDOG, Part.REPLICATOR, Part.CONTROLLER)
@@ -121,6 +124,7 @@ CATALOGUE: Mapping[Kind, Entry] = {
     Kind.ZOOKEEPER_MEMBER: Entry(lasts_ms=(500.0, 10_000.0)),
     Kind.ZOOKEEPER_ALL: Entry(lasts_ms=(1_000.0, 12_000.0)),
     Kind.ARCHIVE_BYTE: Entry(),
+    Kind.DISK_FULL: Entry(lasts_ms=(1_000.0, 12_000.0), needs_disks=True),
     Kind.SWITCHOVER: Entry(parts=(Part.DATABASE,), wheres=(Where.ACKER, Where.OTHER)),
 }
 """The whole of it. A new kind needs a line here and one in `resolve`; the plan, the report and the tests follow."""
@@ -133,10 +137,13 @@ class Lab:
     clinics: int = 2
     has_network: bool = False
     """Sites are hosts of their own and can be cut off."""
+    has_disks: bool = False
+    """Archives have disks of their own and can be filled."""
 
     def able(self, kind: Kind) -> bool:
         """Return whether this kind is possible there."""
-        return self.has_network or not CATALOGUE[kind].needs_network
+        entry = CATALOGUE[kind]
+        return (self.has_network or not entry.needs_network) and (self.has_disks or not entry.needs_disks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +178,7 @@ class Act(StrEnum):
     FREEZE = "freeze"
     CUT = "cut"
     FLIP = "flip"
+    FILL = "fill"
     ASK = "ask"
 
 
@@ -208,6 +216,8 @@ def resolve(fault: Fault, parts: Parts) -> Hit:
             return Hit(act=Act.KILL, names=tuple(_member(site) for site in SITES))
         case Kind.ARCHIVE_BYTE:
             return Hit(act=Act.FLIP, names=(site,))
+        case Kind.DISK_FULL:
+            return Hit(act=Act.FILL, names=(site,))
         case Kind.SWITCHOVER:
             return Hit(act=Act.ASK, names=(node_name(site),))
         case _:

@@ -53,7 +53,9 @@ def chaos(
     rounds: tuple[Round, ...] | None = None
     if repeat_from is not None:
         (seed, rounds), minutes = repeated(repeat_from), MINUTES_MAX
-    plan(seed, minutes, kinds, Lab(has_network=network is Wires.NAMESPACES))  # refused before anything is started
+    plan(
+        seed, minutes, kinds, Lab(has_network=network is Wires.NAMESPACES, has_disks=True)
+    )  # refused before anything is started
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     folder = FOLDER.absolute()
     with (

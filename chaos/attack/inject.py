@@ -15,7 +15,7 @@ import pymysql
 
 from chaos import archives
 from chaos.attack.catalogue import Act, Fault, Hit, Kind, Parts, resolve
-from chaos.lab import control, cuts, cutting, faults, ledger
+from chaos.lab import control, cuts, cutting, disks, faults, ledger
 from chaos.lab.cuts import Only
 from chaos.lab.faults import Byte, Undo, Verb
 from chaos.lab.layout import Layout
@@ -80,6 +80,8 @@ class Injector:
                     self._cut(one)
                 case Act.FLIP:
                     self._flip(one, parts)
+                case Act.FILL:
+                    self._fill(one)
                 case Act.ASK:
                     self._ask(one)
         except OscarHaError as error:
@@ -173,6 +175,15 @@ class Injector:
         with file.open("r+b") as opened:
             opened.seek(offset)
             opened.write(bytes([byte.became]))
+
+    def _fill(self, one: Injected) -> None:
+        (site,) = one.hit.names
+        place = Layout(self._directory).archive(site)
+        if not disks.is_own(place):
+            raise Refused(f"the archive of {site} has no disk of its own")
+        one.undos = (Undo(verb=Verb.EMPTY, what=str(place)),)
+        faults.note(self._directory, *one.undos)
+        disks.fill(place)
 
     def _ask(self, one: Injected) -> None:
         (to,) = one.hit.names

@@ -30,6 +30,7 @@ from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
 from chaos.whole import ended, longest_pause_ms, marks, not_whole
 from cluster import clock, settings
+from cluster.binlog.framing import MIB
 from cluster.clock import Nanos
 from cluster.errors import DeadlinePassed, OscarHaError
 
@@ -45,6 +46,7 @@ RESTART_AFTER_SECONDS = 20
 """Instead of five minutes: nobody else is there who could start a crashed server."""
 SCRUB_SECONDS = 5
 """Instead of a week: a damaged byte must be found while it is waited for."""
+ARCHIVE_DISK_BYTES = 1024 * MIB
 STARTS_MAX = 30
 """So often what ended by itself is started; then it is called stuck."""
 TRAFFIC_SECONDS_MAX = 3_600.0
@@ -64,7 +66,7 @@ class Attack:
         self._lab = RemoteLab(folder / "lab")
         self._request = Request(
             directory=folder / "lab", clinics=CLINICS, zookeepers=3, wires=network, owner=os.getpid(),
-            options=(Option("slave_parallel_threads", "4"),),
+            archive_disk_bytes=ARCHIVE_DISK_BYTES, options=(Option("slave_parallel_threads", "4"),),
             policies={
                 "rejoin": {"attempts_max": AUTOMATIC_MAX, "restart_after_seconds": RESTART_AFTER_SECONDS},
                 "archive": {"scrub_every_hours": SCRUB_SECONDS / 3_600},
@@ -108,7 +110,9 @@ class Attack:
         clinic = self._lab.file.clinics[0]
         prepare(clinic, deadline_ms=PREPARE_DEADLINE_MS)
         workloads.prepare(clinic)
-        return Lab(clinics=CLINICS, has_network=lab.network is not None)
+        if reporter.disks:
+            self._say(f"disks: {reporter.disks}")
+        return Lab(clinics=CLINICS, has_network=lab.network is not None, has_disks=not reporter.disks)
 
     def _run(self, rounds: Sequence[Round]) -> None:
         lab = self._lab.file
@@ -316,7 +320,7 @@ def _is_supervised(part: Part) -> bool:
 class _Listening:
     """A reporter that only hears what network it has become."""
 
-    network = ""
+    network, disks = "", ""
 
     def working(self, what: str) -> None:
         """Nobody watches."""
@@ -324,3 +328,5 @@ class _Listening:
     def done(self, what: str, detail: str = "") -> None:
         if what == "network":
             self.network = detail
+        elif what == "disks":
+            self.disks = detail

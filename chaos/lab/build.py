@@ -17,7 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chaos.lab import connecting, database, health, identity, ledger, load, preflight, process, remove, render, seed
+from chaos.lab import (
+    connecting,
+    database,
+    disks,
+    health,
+    identity,
+    ledger,
+    load,
+    preflight,
+    process,
+    remove,
+    render,
+    seed,
+)
 from chaos.lab.health import Reporter
 from chaos.lab.identity import Identity
 from chaos.lab.layout import (
@@ -34,13 +47,13 @@ from chaos.lab.layout import (
     settings_of,
 )
 from chaos.lab.ledger import STARTING, UP, Ledger
-from chaos.lab.names import Kind, Part
+from chaos.lab.names import SITES, Kind, Part
 from chaos.lab.render import Programs
 from chaos.lab.topology import ONLOOKER, place_of
 from cluster import certificates
 from cluster import settings as cluster_settings
 from cluster.dialect import dialect_of
-from cluster.errors import BadInput
+from cluster.errors import BadInput, Refused
 from cluster.settings import Settings
 from replicator.keys import add_key
 
@@ -127,6 +140,7 @@ class _Builder:
         self._ready("ZooKeeper", Kind.ZOOKEEPER)
         self._ready("databases", Kind.DATABASE)
         database.require(settings)
+        self._mount_disks()
         ours = (Kind.WATCHDOG, Kind.REPLICATOR, Kind.CONTROLLER)
         self._start(*ours, Kind.HAPROXY, Kind.PROMETHEUS)
         self._ready("watchdogs", Kind.WATCHDOG)
@@ -149,6 +163,16 @@ class _Builder:
         self._save(replace(self._lab, network=found))
         told = f"not possible here ({why}): everything is on loopback, at no distance, and nothing can be cut"
         self._report.done("network", f"{len(found.hosts)} hosts in {found.block}.0/24" if found else told)
+
+    def _mount_disks(self) -> None:
+        """Give the archives disks of their own, or say why they have none."""
+        if self._request.archive_disk_bytes is None:
+            return
+        try:
+            for site in SITES:
+                disks.mount(self._layout.archive(site), self._request.archive_disk_bytes)
+        except Refused as error:
+            self._report.done("disks", f"not possible here ({error.message}): no disk can be filled")
 
     # -- files ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from chaos.lab import control, cutting, ledger
+from chaos.lab import control, cutting, disks, ledger
 from chaos.lab.cuts import Cut
 from chaos.lab.layout import FAULTS as FILE
 from chaos.lab.layout import Layout
@@ -34,6 +34,7 @@ class Verb(StrEnum):
     THAW = "thaw"
     MEND = "mend"
     RESTORE = "restore"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Byte:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
-    """One thing to undo: processes by name, a cut, or a byte."""
+    """One thing to undo: processes by name, a cut, a byte, or a full disk by its folder."""
 
     verb: Verb
     what: str
@@ -97,6 +98,8 @@ def undo(directory: Path, one: Undo) -> None:
         case Verb.RESTORE:
             assert one.byte is not None, "made with the byte"
             put_back(one.byte)
+        case Verb.EMPTY:
+            disks.empty(Path(one.what))
     left = list(noted(directory))
     if one in left:
         left.remove(one)

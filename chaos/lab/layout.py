@@ -87,6 +87,8 @@ class Request:
     """With this process the lab ends; only one with namespaces notices."""
     profile: str = "default"
     """Of the deadlines, as in the settings."""
+    archive_disk_bytes: int | None = None
+    """Each archive gets a disk of this size, in memory, where the machine lets us mount one; else it is told."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from chaos.lab import identity, ledger, process
+from chaos.lab import disks, identity, ledger, process
 from chaos.lab.identity import Identity, Life
 from chaos.lab.layout import ENTRIES, Layout
 from chaos.lab.ledger import STARTING, Busy, Ledger
@@ -74,6 +74,7 @@ def is_network(found: Ledger, one: Identity) -> bool:
 
 def remove_files(layout: Layout) -> None:
     """Remove what a lab puts into its folder; lab.json goes last, so that a second `down` can finish a first."""
+    disks.unmount_below(layout.directory)
     for name in sorted(ENTRIES, key=lambda entry: entry == layout.ledger.name):
         entry = layout.directory / name
         if entry.is_dir() and not entry.is_symlink():

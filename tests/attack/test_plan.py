@@ -15,7 +15,7 @@ from chaos.lab.names import select
 from chaos.lab.topology import Topology
 from cluster.errors import BadInput
 
-APART = Lab(clinics=2, has_network=True)
+APART = Lab(clinics=2, has_network=True, has_disks=True)
 PARTS = Parts(primary="toronto", ackers=("montreal",), leader="clinic", clinics=("clinic-1", "clinic-2"))
 SITE = st.sampled_from(("clinic", "toronto", "montreal"))
 

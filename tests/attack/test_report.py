@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.attack import command, report, told
+from chaos.attack import command, matrix, report, told
 from chaos.attack.catalogue import Fault, Kind, Part, Where
 from chaos.attack.observe import SILENT, Sample, sample
 from chaos.attack.plan import Round
@@ -181,3 +181,17 @@ def test_what_is_written_is_read_again_as_the_same_rounds(tmp_path: Any) -> None
     command.write(tmp_path, 7, a_told(*rounds, lost=KEPT).document())
 
     assert command.repeated(tmp_path / "7.json") == (7, tuple(one.plan for one in rounds))
+
+
+def test_the_tables_of_several_runs_are_one_and_name_what_did_not_come() -> None:
+    """The worst verdict of any run is the verdict; percentiles are over all rounds."""
+    runs = [
+        a_told(a_round(Kind.KILL, outage_ms=100.0), lost=KEPT),
+        a_told(a_round(Kind.KILL, outage_ms=900.0), lost=BROKEN),
+    ]
+    text = matrix.markdown([json.loads(json.dumps({"commit": "abc", **one.document()})) for one in runs])
+
+    assert "seeds 7, 7; 2 faults in 2 rounds, 2 minutes" in text
+    assert "| broken | lost | 1 of 2 |" in text
+    assert "| kill -9 | 2 | 2 | 100 | 900 | 4,000 | 4,000 | broken |" in text
+    assert f"Not in these runs: {Kind.RESTARTS.value}, " in text
