@@ -8,7 +8,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from chaos import archives, checks
@@ -72,6 +71,7 @@ class Attack:
                 "archive": {"scrub_every_hours": SCRUB_SECONDS / 3_600},
             },
         )  # fmt: skip
+        self._layout = Layout(folder / "lab")
         self._injector = Injector(self._lab)
         self._recoveries: list[Recovery] = []
         self._starts = 0
@@ -84,8 +84,7 @@ class Attack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OscarHaError):
-            self._injector.heal_all()
+        self._heal()
         remove.down(self._lab.directory, keep=False)
 
     def attack(self, rounds_for: Callable[[Lab], Sequence[Round]]) -> Told:
@@ -126,7 +125,7 @@ class Attack:
                 try:
                     self._rounds(rounds, traffic, observer)
                 finally:
-                    self._injector.heal_all()
+                    self._heal()
                     self._note_timeline(traffic.history, observer)
                 self._say("the clinics close; everything is compared …")
                 work.stop()
@@ -183,10 +182,17 @@ class Attack:
                     case Turn.END:
                         self._injector.end(done[moment.fault])
         except BaseException:
-            with suppress(OscarHaError):
-                self._injector.heal_all()
+            self._heal()
             raise
         return [done[number] for number in sorted(done)]
+
+    def _heal(self) -> None:
+        """Heal everything; what cannot be healed is a problem, and keeps nothing else from being done."""
+        try:
+            if self._layout.ledger.exists():
+                self._injector.heal_all()
+        except OscarHaError as error:
+            self.told.problems.append(f"not healed: {error}")
 
     def _recover(
         self, what: str, healed: Nanos, done: Sequence[Injected], traffic: Traffic, observer: Observer
@@ -231,13 +237,15 @@ class Attack:
     def _start_what_ended(self) -> None:
         """Start what has ended, as a supervisor does; a database is its watchdog's, who may be building it anew."""
         for one in ended(self._lab.directory, _is_supervised):
+            try:
+                control.start(self._lab.directory, one.part.name, wait=False)
+            except ledger.Busy:  # a watchdog is starting its server: the next look is soon
+                return
             self._starts += 1
             if self._starts > STARTS_MAX:
                 raise OscarHaError(f"{one.part.name} ends again and again: {one.said}")
             self.told.events.append(f"{one.part.name} ended by itself: {one.said}")
-            self._say(f"      {one.part.name} ended by itself and is started: {one.said}")
-            with suppress(ledger.Busy):
-                control.start(self._lab.directory, one.part.name, wait=False)
+            self._say(f"      {one.part.name} ended by itself and was started: {one.said}")
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -270,11 +278,11 @@ class Attack:
         ]  # fmt: skip
 
     def _server_ids(self) -> dict[int, str]:
-        nodes = settings.load(Layout(self._lab.directory).settings).nodes
+        nodes = settings.load(self._layout.settings).nodes
         return {node.server_id: node.name for node in nodes}
 
     def _archives_agree(self) -> Finding:
-        layout = Layout(self._lab.directory)
+        layout = self._layout
         return archives.equal_to_each_other({site: archives.files_of(layout.archive(site)) for site in SITES})
 
     def _replayed(self, observer: Observer) -> Finding:

@@ -157,6 +157,7 @@ EPOCHS = {
     "nothing acknowledged proves nothing": ([unanswered(a_write())], NOTHING),
     "no epoch known proves nothing": ([a_write(epoch=None)], NOTHING),
     "one unplaced proves nothing": ([OLD, a_write(3, epoch=None)], NOTHING),
+    "one unplaced of many says so, and that is all": ([OLD, *(a_write(one, at_ms=11) for one in range(4, 150)), a_write(3, epoch=None)], KEPT),
     "one after the other": ([OLD, NEWER], KEPT),
     "two servers in one epoch": ([OLD, replace(NEWER, epoch=1)], BROKEN),
     "sent after the newer one's first answer": ([OLD, NEWER, a_write(3, at_ms=30)], BROKEN),
