@@ -63,7 +63,7 @@ class Attack:
         self.told = Told(seed=seed, minutes=minutes)
         self._folder, self._say = folder, say
         self._lab = RemoteLab(folder / "lab")
-        self._request = Request(
+        self.request = Request(
             directory=folder / "lab", clinics=CLINICS, zookeepers=3, wires=network, owner=os.getpid(),
             archive_disk_bytes=ARCHIVE_DISK_BYTES, options=(Option("slave_parallel_threads", "4"),),
             policies={
@@ -103,7 +103,7 @@ class Attack:
         """Start the lab, and return what is possible in it."""
         self._say("a lab of three sites starts …")
         reporter = _Listening()
-        lab = build.up(self._request, reporter, keep=True)
+        lab = build.up(self.request, reporter, keep=True)
         self.told.network = reporter.network or "loopback, as asked: nothing can be cut"
         self._say(f"network: {self.told.network}")
         clinic = self._lab.file.clinics[0]
@@ -290,7 +290,7 @@ class Attack:
         primary = self._lab.primary()[0]
         node = next(node_name(site) for site in reversed(SITES) if node_name(site) != primary)
         self._say(f"{node} is made anew from the archive of its site …")
-        rebuild.rebuild(self._request, node)
+        rebuild.rebuild(self.request, node)
         self._wait_whole(observer, (), WHOLE_MS_MAX)
         equal = checks.databases_equal(self._lab.file.nodes, deadline_ms=CHECK_DEADLINE_MS)
         return Finding(verdict=equal.verdict, why=f"{node} from its archive: {equal.why}")

@@ -205,6 +205,8 @@ def _toml_value(value: object) -> str:
             return "true" if value else "false"
         case int():
             return str(value)
+        case float():
+            return format(value, "f")
         case str():
             return json.dumps(value, ensure_ascii=False)
         case list():
