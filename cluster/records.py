@@ -78,6 +78,16 @@ class DurabilityPolicy(StrEnum):
     AVAILABLE = "available"
 
 
+class Isolation(StrEnum):
+    """What a primary does that hears no ZooKeeper and has no grants. PROMOTE: it closes, and another one is promoted."""
+
+    PROMOTE = "promote"
+    HOLD = "hold"
+    """It goes on serving, and the end of its lease proves nothing: nobody is promoted by that (decision 0090)."""
+    HOLD_ENDS = "hold-ends"
+    """It must not hold any more. Until it says that it has read that it may still, so its lease still proves nothing."""
+
+
 class Acks(StrEnum):
     """Whose disk an acknowledgement means. ONE: that of the one named site. ALL: those of all named sites."""
 
@@ -107,6 +117,14 @@ class EpochRecord:
     since: str
     proof: str
     lineage: tuple[LineageEntry, ...]
+    on_isolation: Isolation = Isolation.PROMOTE
+    revision: int = 0
+    """Grows by one with every change of the record, over all epochs: of two of one epoch the newer one counts."""
+
+    @property
+    def may_hold(self) -> bool:
+        """Return whether the primary may be serving though its lease has ended."""
+        return self.on_isolation is not Isolation.PROMOTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +259,27 @@ class RestartReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """A primary that was cut off let commits go without anybody's word (decision 0090). Written before the first of them."""
+
+    epoch: int
+    serial: int
+    """The newest durability record that it knew then: one that says degraded and is newer covers it."""
+    since: str
+    position: str
+    """Where it stood."""
+
+    @property
+    def text(self) -> str:
+        """Return it as a person reads it."""
+        return f"it was cut off and has answered its clients alone since {self.since}, from {self.position or 'the beginning'} on"
+
+    def is_covered(self, record: DurabilityRecord | None) -> bool:
+        """Return whether a durability record says by now that commits may be on no other disk."""
+        return record is not None and record.epoch == self.epoch and record.is_degraded and record.serial > self.serial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
     """What a watchdog saw of its database, and what it does about it."""
 
@@ -295,6 +334,14 @@ class NodeReport:
     """None: not known yet, or the watchdog is too old to judge it."""
     disk_free_bytes: int | None = None
     """Where the data lies; the least of several file systems."""
+    revision: int | None = None
+    """The revision of the epoch's record that a primary acts on."""
+    holds: bool = False
+    """It serves with neither lease nor grants."""
+    alone: Alone | None = None
+    """It answered commits alone, and knows of no durability record that says so."""
+    vouches: int | None = None
+    """The epoch of which it certainly knows that no commit was answered alone without a record of that; None: of none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

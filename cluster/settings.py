@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from cluster.errors import BadInput
-from cluster.records import Acks, DurabilityPolicy, describe
+from cluster.records import Acks, DurabilityPolicy, Isolation, describe
 from cluster.rules import HealthRules, Hook, hook_contradictions
 
 Thing = TypeVar("Thing")
@@ -235,6 +235,14 @@ class FailoverRules:
     automatic_max: int = Field(default=5, ge=1, le=10_000)
     """So many automatic failovers within the time below; the next one waits for an operator's word."""
     within_minutes: int = Field(default=60, ge=1, le=10_080)
+    on_isolation: Literal[Isolation.PROMOTE, Isolation.HOLD] = Isolation.PROMOTE
+    """What becomes of a primary that is cut off. `promote`: it closes, another one is promoted. `hold`: it goes on serving
+    whom it can reach, and another one is promoted only on proof that it is dead, or by an operator's word."""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether a primary that is cut off goes on."""
+        return self.on_isolation is Isolation.HOLD
 
 
 DEGRADE_AFTER_SECONDS = 30
@@ -459,6 +467,11 @@ def _without_ackers(settings: Settings) -> list[str]:
         if rules.failover_while_degraded == "lose":
             found.append(
                 "durability.failover_while_degraded is 'lose' while durability.policy is 'strict': nothing is degraded then"
+            )
+        if settings.failover.holds:
+            found.append(
+                "failover.on_isolation is 'hold' while durability.policy is 'strict': a primary that is cut off would keep its "
+                "clinics waiting for an acknowledgement that cannot come"
             )
     elif settings.acks is Acks.ALL and settings.acks_all_degrade_after_ms is None:
         found.append(

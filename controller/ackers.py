@@ -81,6 +81,8 @@ def acker_repair(view: View, epoch: EpochRecord, since: str) -> NameAckers | Set
     record = view.durability
     if record is None or record.epoch != epoch.epoch:
         return None
+    if (held := _held_alone(view, epoch, record, since)) is not None:
+        return held
     if record.is_degraded:
         return _while_degraded(view, epoch, record)
     wanted = _under_all(view, epoch, record) if view.policy.acks is Acks.ALL else _under_one(view, epoch, record)
@@ -190,6 +192,38 @@ def _while_degraded(view: View, epoch: EpochRecord, record: DurabilityRecord) ->
         return None
     back = replace(record, mode=Durability.SYNC, serial=record.serial + 1, why=f"{record.ackers[0]} has caught up")
     return ReturnToSync(node=epoch.primary, durability=back)
+
+
+# -- when a primary holds while it is cut off (decision 0090) ---------------------------------------------------------
+
+
+def _held_alone(view: View, epoch: EpochRecord, record: DurabilityRecord, since: str) -> NameAckers | None:
+    """It is back and says that it has answered alone: that is recorded, and 0089 returns to sync from there."""
+    node = view.node(epoch.primary)
+    alone = node.report.alone if node is not None and node.report is not None else None
+    if alone is None or alone.epoch != epoch.epoch or alone.is_covered(record):
+        return None
+    begun = record.since if record.is_degraded else alone.since or since
+    return _degraded(epoch, replace(record, since=begun, why=alone.text), ())
+
+
+def repair_while_lost(view: View, epoch: EpochRecord, since: str) -> NameAckers | None:
+    """Return the record that a primary of which nobody hears anything may be answering alone; None when it is not due.
+
+    While somebody's stream lives it is acknowledged, and naming nobody would be what sends it off alone.
+    """
+    record, primary = view.durability, view.node(epoch.primary)
+    if not epoch.may_hold or record is None or record.epoch != epoch.epoch or record.is_degraded:
+        return None
+    if primary is None or primary.report is not None or not view.lease_ended(primary.absent_ms):
+        return None
+    if any(one.report and one.report.connected and one.report.epoch == epoch.epoch for one in view.replicators):
+        return None
+    why = f"{primary.name} is cut off or dead, and holds while it is cut off: it may be answering its clients alone"
+    return _degraded(epoch, replace(record, since=since, why=why), ())
+
+
+# -- how near they are -------------------------------------------------------------------------------------------------
 
 
 def _acknowledges(view: View, site: str) -> bool:

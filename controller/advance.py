@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import Refused
 from cluster.position import Position
-from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, LineageEntry, Role
+from cluster.records import Database, Durability, DurabilityRecord, EpochRecord, Isolation, LineageEntry, Role
 from controller import plan as steps
 from controller.accepted import Accepted, excess
 from controller.ackers import ackers_of_epoch
@@ -48,6 +48,8 @@ class Outcome:
     """Fence: where the database stopped."""
     how: str | None = None
     """Fence: by what."""
+    vouched: bool = False
+    """Fence: the watchdog knows that no commit was answered alone without a record of that."""
     sealed: tuple[Sealed, ...] = ()
     promoted: Promoted | None = None
 
@@ -214,6 +216,7 @@ def _with_facts(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> P
             return replace(plan, proof=step.proof.value)
         case steps.Fence():
             proof = Proof.PROCESS_DEAD if outcome.how == "process dead" else Proof.WATCHDOG
+            plan = replace(plan, vouched=outcome.vouched)
             position = outcome.position if step.polite or must_reach(view, plan) else None
             stood = outcome.position if proof is Proof.WATCHDOG and _was_open(view, plan) else None
             known = plan.old_position if _is_same_server(view, plan) else None
@@ -385,7 +388,7 @@ def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
         until = stands_at(view.node(plan.old or ""))
         if until is None:  # who has sealed fetches nothing more
             return Wait(
-                why=f"{plan.old} was written to alone: its server must be up and closed, for the archives to reach it"
+                why=f"{plan.old} may have been written to alone: its server must be up and closed, for the archives to reach it"
             )
     return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=until)
 
@@ -424,6 +427,8 @@ def _open(view: View, plan: PlanRecord, now_text: str) -> Step | GiveUp:
         since=now_text,
         proof=plan.proof or Proof.NONE_NEEDED.value,
         lineage=(*lineage, entry)[-LINEAGE_MAX:],
+        on_isolation=Isolation.HOLD if view.policy.holds else Isolation.PROMOTE,
+        revision=(view.epoch.revision if view.epoch else 0) + 1,
     )
     durability = DurabilityRecord(
         epoch=plan.epoch,

@@ -11,7 +11,8 @@ from cluster.lineage import History, judge_history
 from cluster.orders import Obeying, duration
 from cluster.position import Position
 from cluster.records import Acks, Database, EpochRecord, Health, NodeReport, Role, SeedPhase
-from controller.ackers import acker_repair, outside
+from controller.ackers import acker_repair, outside, repair_while_lost
+from controller.isolation import isolation_repair
 from controller.model import Kind, NodeFacts, View
 from controller.plan import Follow, Repair
 from controller.proof import why_not_by_itself
@@ -40,9 +41,10 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Do nothing, for this reason."""
+    """Name nobody, for this reason; what is to be recorded meanwhile."""
 
     why: str
+    repairs: tuple[Repair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,17 @@ def decide(view: View, since: str) -> Decision:
     if view.epoch is None:
         return _begin(view)
     judgement = judge_primary(view, view.epoch)
+    lost = repair_while_lost(view, view.epoch, since)
+    meanwhile = () if lost is None else (lost,)
     match judgement.reach:
         case Reach.UP:
             return Mend(_repairs(view, view.epoch, since), judgement.why)
         case Reach.UNKNOWN:
-            return Hold(f"primary unknown: {judgement.why}")
+            return Hold(f"primary unknown: {judgement.why}", meanwhile)
         case Reach.DOWN if view.flapping is not None:
-            return Hold(f"{judgement.why}; {view.flapping}")
+            return Hold(f"{judgement.why}; {view.flapping}", meanwhile)
         case Reach.DOWN if (why := why_not_by_itself(view, view.node(view.epoch.primary))) is not None:
-            return Hold(f"{judgement.why}; {why}")
+            return Hold(f"{judgement.why}; {why}", meanwhile)
         case Reach.DOWN:
             return Start(Kind.FAILOVER, view.epoch.primary, f"{view.epoch.primary} lost: {judgement.why}")
 
@@ -177,8 +181,8 @@ def _begin(view: View) -> Decision:
 
 
 def _repairs(view: View, epoch: EpochRecord, since: str) -> tuple[Repair, ...]:
-    ackers = acker_repair(view, epoch, since)
-    return (*([ackers] if ackers is not None else []), *_follow_repairs(view, epoch))
+    due = (acker_repair(view, epoch, since), isolation_repair(view, epoch))
+    return (*(one for one in due if one is not None), *_follow_repairs(view, epoch))
 
 
 def _follow_repairs(view: View, epoch: EpochRecord) -> list[Repair]:

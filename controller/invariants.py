@@ -3,14 +3,17 @@
 Numbers are those of DESIGN.md section 6.
 """
 
+from dataclasses import replace
+
 from cluster.errors import Bug
 from cluster.position import Position
-from cluster.records import Database, DurabilityRecord, EpochRecord
+from cluster.records import Database, DurabilityRecord, EpochRecord, Isolation
 from controller import plan as steps
 from controller.accepted import excess
 from controller.ackers import acts_on, is_known_to_primary, outside
 from controller.choose import forbids_grants, incomplete, is_ours, may_acknowledge
 from controller.decide import Reach, judge_primary
+from controller.isolation import has_let_go
 from controller.model import Kind, PlanRecord, Proof, View
 from controller.plan import Repair, Step
 from controller.proof import lease_end_proves_nothing
@@ -89,6 +92,8 @@ def check_repair(view: View, repair: Repair) -> None:
             _check_restart(view, repair)
         case steps.NameAckers() | steps.SettleAckers() | steps.ReturnToSync():
             _check_ackers(view, repair)
+        case steps.NameIsolation():
+            _check_isolation(view, repair)
 
 
 def _check_reseed(view: View, repair: steps.Reseed) -> None:
@@ -116,6 +121,18 @@ def _check_restart(view: View, repair: steps.Restart) -> None:
     _require(crashed, "8: a server is started that somebody means to be down")
 
 
+def _check_isolation(view: View, repair: steps.NameIsolation) -> None:
+    """Only what is said of isolation changes, and a primary that has not let go of holding is never taken for one that has."""
+    old, new = view.epoch, repair.record
+    if old is None:
+        raise Bug("invariant 4: there is no epoch whose record could change", hint="nothing was done; report this")
+    same = replace(old, on_isolation=new.on_isolation, revision=old.revision + 1) == new
+    _require(same, "4: the record is not the one after the known one")
+    node = view.node(old.primary)
+    released = old.on_isolation is Isolation.HOLD_ENDS and has_let_go(node.report if node is not None else None, old)
+    _require(new.may_hold or released, "3: a primary may still hold, and the end of its lease would be a proof")
+
+
 def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers | steps.ReturnToSync) -> None:
     old, new = view.durability, repair.durability
     _require(view.epoch is not None and view.epoch.epoch == new.epoch, "4: ackers of an epoch that is not the newest")
@@ -131,7 +148,9 @@ def _check_ackers(view: View, repair: steps.NameAckers | steps.SettleAckers | st
         new.is_degraded >= old.is_degraded, "2: nothing is degraded any more, and nobody has shown that commits wait"
     )
     degrades = new.is_degraded and not old.is_degraded
-    _require(not degrades or view.policy.degrade_after_ms is not None, "2: degraded though the settings say strict")
+    held = view.degraded_since is None and view.alone is not None
+    allowed = view.policy.degrade_after_ms is not None or held
+    _require(not degrades or allowed, "2: degraded though the settings say strict")
     dropped = [group for group in old.groups if not any(set(one) <= set(group) for one in new.groups)]
     if isinstance(repair, steps.NameAckers):
         _require(not dropped, f"2: the word of {dropped} would not be asked for any more")

@@ -143,7 +143,8 @@ class Loop:
             log.info("decision.changed", decision=repr(decision)[:500])
             self.decision = decision
         match decision:
-            case Hold():
+            case Hold(repairs=repairs):
+                await asyncio.gather(*(self._repair(view, repair) for repair in repairs))
                 return min(TICK_SECONDS, _lease_ends_in(view))
             case Start(kind=kind, old=old, why=why):
                 candidate = view.policy.initial_primary if kind is Kind.BOOTSTRAP else None

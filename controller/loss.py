@@ -12,7 +12,7 @@ from cluster.records import Database
 from controller.accepted import Loss
 from controller.choose import incomplete, is_ours, reachable_target
 from controller.model import NodeFacts, PlanRecord, View
-from controller.proof import may_be_missing
+from controller.proof import alone, may_be_missing
 
 REPORT_LATE_MS = 300
 """A report may reach us so much later than it was made."""
@@ -59,8 +59,8 @@ def _known(view: View, plan: PlanRecord) -> list[str]:
     found = [one.last.position for one in view.replicators if one.site in lost and one.last is not None]
     floor = [view.durability.floor] if view.durability else []
     old = view.node(plan.old or "")
-    alone = [old.last.position] if view.degraded_since is not None and old is not None and old.last is not None else []
-    return [one for one in (*found, *floor, *alone) if one is not None and is_ours(view, one)]
+    own = [old.last.position] if alone(view, plan) is not None and old is not None and old.last is not None else []
+    return [one for one in (*found, *floor, *own) if one is not None and is_ours(view, one)]
 
 
 def _seconds(view: View, plan: PlanRecord, target: Position, least: int) -> float | None:
@@ -92,7 +92,7 @@ def _over_ms(view: View, plan: PlanRecord) -> float:
     bounds = []
     if old is not None and old.report is not None and old.report.database is Database.DOWN:
         bounds.append(old.down_ms)
-    if view.degraded_since is not None:
+    if alone(view, plan) is not None:
         return max(bounds, default=0.0)  # nobody acknowledges, and no lease keeps a primary from telling its clients OK
     leases = [] if old is None or old.absent_ms is None else [old.absent_ms]
     groups = [[one.absent_ms or 0.0 for site in group if (one := view.replicator(site)) is not None]
@@ -126,6 +126,6 @@ def _who(view: View, plan: PlanRecord, target: Position) -> str:
         last = one.last if one is not None else None
         heard = f"last heard of at {last.at}, at {last.position}" if last is not None else "not heard of"
         gone.append(f"{site}, which acknowledged, is gone ({heard})")
-    alone = may_be_missing(view, plan, target)
-    who = "; ".join([*gone, *([alone] if alone else [])]) or incomplete(view, plan) or ""
+    missing = may_be_missing(view, plan, target)
+    who = "; ".join([*gone, *([missing] if missing else [])]) or incomplete(view, plan) or ""
     return f"{who}; the archives that answer end at {target or 'nothing'}"

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from controller.decide import warnings
 from controller.model import HistoryRecord, HookRun, View
-from controller.plan import NameAckers, NoteRejoin, Reseed, Restart, ReturnToSync, SettleAckers
+from controller.plan import NameAckers, NameIsolation, NoteRejoin, Reseed, Restart, ReturnToSync, SettleAckers
 from controller.readiness import readiness
 
 SECONDS_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
@@ -69,7 +69,9 @@ class Metrics(Collector):
         """Count one run of a hook that has ended."""
         self._hooks.labels(self._cluster, done.name, done.event, (done.outcome or "").split(":")[0]).inc()
 
-    def count_repair(self, repair: NameAckers | SettleAckers | ReturnToSync | Reseed | Restart | NoteRejoin) -> None:
+    def count_repair(
+        self, repair: NameAckers | SettleAckers | ReturnToSync | NameIsolation | Reseed | Restart | NoteRejoin
+    ) -> None:
         """Count one change of the durability record, or one thing done to a node that came back."""
         match repair:
             case NameAckers(durability=durability):
@@ -79,6 +81,8 @@ class Metrics(Collector):
                 self._acker_changes.labels(self._cluster, "in sync").inc()
             case SettleAckers():
                 self._acker_changes.labels(self._cluster, "settled").inc()
+            case NameIsolation():
+                return  # it is no change of who acknowledges
             case Reseed(node=node, event=event) | Restart(node=node, event=event):
                 self._rejoins.labels(self._cluster, node, event.rung, "begun").inc()
             case NoteRejoin(node=node, event=event):
@@ -105,7 +109,7 @@ class Metrics(Collector):
             "Automatic failovers of late that nobody has forgiven.",
             float(view.automatic),
         )
-        degraded = view.degraded_since is not None
+        degraded = view.alone is not None
         yield self._one("oscar_ha_durability_degraded", "1 while commits may be on no other disk.", float(degraded))
         yield self._one("oscar_ha_paused", "1 while automatic action is paused.", float(view.paused))
         maintenance = GaugeMetricFamily(

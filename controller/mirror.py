@@ -134,6 +134,7 @@ class Mirror:
                 acks=self.settings.acks,
                 acks_all_degrade_after_ms=self.settings.acks_all_degrade_after_ms,
                 degrade_after_ms=self.settings.durability.degrade_after_ms,
+                holds=self.settings.failover.holds,
                 loses_while_degraded=self.settings.durability.failover_while_degraded == "lose",
                 automatic_max=self.settings.failover.automatic_max,
                 automatic_within_ms=self.settings.failover.within_minutes * MS_PER_MINUTE,

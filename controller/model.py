@@ -214,6 +214,8 @@ class Policy:
     """How long commits wait for a lost site under ALL before it is left out; None: for ever."""
     degrade_after_ms: float | None = None
     """How long commits wait while no site can acknowledge, before that is recorded and they wait no more; None: for ever."""
+    holds: bool = False
+    """Whether a primary that is cut off goes on serving whom it can reach."""
     loses_while_degraded: bool = False
     """Whether a failover while durability is degraded may by itself lose what the old primary alone has."""
     automatic_max: int = 5
@@ -258,6 +260,27 @@ class View:
         """Return since when commits may have been answered OK that are on no other disk; None: none was."""
         record = self.durability
         return record.since if record is not None and record.is_degraded else None
+
+    @property
+    def alone(self) -> str | None:
+        """Return why commits may have been answered OK that are on no other disk; None: none was.
+
+        A primary that holds while it is cut off writes alone before anybody can record it (decision 0090): so until its own
+        watchdog vouches that it did not, it may have.
+        """
+        if self.degraded_since is not None:
+            return f"durability is degraded since {self.degraded_since}"
+        if self.epoch is None:
+            return None
+        node = self.node(self.epoch.primary)
+        report = node.report if node is not None else None
+        if report is not None and report.alone is not None and report.alone.epoch == self.epoch.epoch:
+            return f"{self.epoch.primary}: {report.alone.text}"
+        if not self.epoch.may_hold or (report is not None and report.vouches == self.epoch.epoch):
+            return None
+        if report is None:
+            return f"{self.epoch.primary} holds while it is cut off, and nobody has heard of it since"
+        return f"the watchdog of {self.epoch.primary} does not know whether it has held alone"
 
     @property
     def flapping(self) -> str | None:
@@ -347,6 +370,8 @@ class PlanRecord:
     automatic: bool = False
     """Nobody asked for it."""
     proof: str | None = None
+    vouched: bool = False
+    """The watchdog that fenced the old primary knows that it answered no commit alone without a record of that."""
     fenced_position: str | None = None
     """Where a politely fenced primary stopped: what the sealed archives must reach."""
     old_position: str | None = None

@@ -203,7 +203,8 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     for warning in answer["warnings"]:
         console.print(f"[yellow]to mend[/]: {escape(warning)}", soft_wrap=True)
     if epoch:
-        console.print(f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}")
+        holds = "; cut off, it holds" if epoch.get("on_isolation") == "hold" else ""
+        console.print(f"primary [bold]{epoch['primary']}[/], epoch {epoch['epoch']} since {epoch['since']}{holds}")
         _print_ackers(console, answer["durability"] or {})
     console.print(f"leading controller: {answer['leader'] or 'none'}{', paused' if answer['paused'] else ''}")
     if answer["pause"]:

@@ -178,6 +178,19 @@ class ReturnToSync:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NameIsolation:
+    """Record for the epoch that goes on what its primary does when it is cut off: it acts on the record alone."""
+
+    node: str
+    """The primary."""
+    record: EpochRecord
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reseed:
     """Have the data of a node that cannot follow replaced by a copy of another node's; first write that it is done."""
 
@@ -220,7 +233,7 @@ Step = (
     | Verify
     | Record
 )
-Repair = Follow | NameAckers | SettleAckers | ReturnToSync | Reseed | Restart | NoteRejoin
+Repair = Follow | NameAckers | SettleAckers | ReturnToSync | NameIsolation | Reseed | Restart | NoteRejoin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

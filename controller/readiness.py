@@ -9,10 +9,10 @@ from enum import StrEnum
 from cluster.position import Position
 from cluster.records import DurabilityRecord
 from controller.ackers import acts_on
-from controller.decide import Reach, deaf, is_current, is_deaf, judge_primary
+from controller.decide import Judgement, Reach, deaf, is_current, is_deaf, judge_primary
 from controller.model import NodeFacts, View
 from controller.proof import at_risk
-from controller.rehearse import loses_primarys_site
+from controller.rehearse import loses_primary
 
 
 class Code(StrEnum):
@@ -23,6 +23,7 @@ class Code(StrEnum):
     NO_ZOOKEEPER = "no_zookeeper"
     TOO_MANY_FAILOVERS = "too_many_failovers"
     PRIMARY_NOT_UP = "primary_not_up"
+    PRIMARY_CUT_OFF = "primary_cut_off"
     PRIMARY_UNSAFE = "primary_unsafe"
     PRIMARY_FAILED = "primary_failed"
     PRIMARY_DEAF = "primary_deaf"
@@ -40,6 +41,8 @@ MENDS: dict[Code, str] = {
     Code.NO_ZOOKEEPER: "start ZooKeeper, or mend the network between it and this controller",
     Code.TOO_MANY_FAILOVERS: "find out why it fails again and again, then oscar-ha resume",
     Code.PRIMARY_NOT_UP: "if nothing happens by itself within a minute: oscar-ha failover --dry-run says what is waited for",
+    Code.PRIMARY_CUT_OFF: "ask the clinic whether it works. If it does: mend its line. If its server is dead: have it off for good,"
+    " then oscar-ha failover --primary-is-off; --dry-run says what would be lost",
     Code.PRIMARY_UNSAFE: "its watchdog puts the setting back; find out who changed it",
     Code.PRIMARY_FAILED: "mend what the sentence names on the primary, or on a standby, that it can take over",
     Code.PRIMARY_DEAF: "mend the network between the leading controller and that watchdog",
@@ -84,7 +87,9 @@ def findings(view: View) -> tuple[Reason, ...]:
     if view.flapping is not None:
         reasons.append(Reason(code=Code.TOO_MANY_FAILOVERS, why=view.flapping))
     judgement = judge_primary(view, view.epoch)
-    if judgement.reach is not Reach.UP:
+    if (cut_off := held(view, judgement)) is not None:
+        reasons.append(Reason(code=Code.PRIMARY_CUT_OFF, why=cut_off))
+    elif judgement.reach is not Reach.UP:
         reasons.append(Reason(code=Code.PRIMARY_NOT_UP, why=f"the primary is {judgement.reach.value}: {judgement.why}"))
     primary = view.node(view.epoch.primary)
     if primary is not None and primary.report is not None:
@@ -108,6 +113,17 @@ def findings(view: View) -> tuple[Reason, ...]:
     return (*reasons, *_unproven(view, view.durability))
 
 
+def held(view: View, judgement: Judgement) -> str | None:
+    """Return that a primary is waited for which is cut off or dead, and may be serving its clinic; None when none is."""
+    primary = view.node(view.epoch.primary) if view.epoch is not None else None
+    if view.epoch is None or not view.epoch.may_hold or primary is None or primary.report is not None:
+        return None
+    if not view.lease_ended(primary.absent_ms):
+        return None
+    return (f"{primary.name} is cut off or dead ({judgement.why}): it holds, so nobody is promoted but on proof that it is"
+            " dead, or by an operator's word")  # fmt: skip
+
+
 def _head_of(node: NodeFacts) -> Position | None:
     report = node.report
     return None if report is None or report.position is None else Position.parse(report.position)
@@ -115,12 +131,11 @@ def _head_of(node: NodeFacts) -> Position | None:
 
 def _rehearsed(view: View) -> tuple[Reason, ...]:
     """Nothing is known to be wrong: so the failover itself is carried on in thought, as if the primary's site were gone."""
-    found = loses_primarys_site(view)
+    found = loses_primary(view)
     if found is None or found.holds is None:
         return ()
-    return (
-        Reason(code=Code.WOULD_WAIT, why=f"if the primary's site were lost now the failover would wait: {found.holds}"),
-    )
+    what = "the primary's server" if view.epoch is not None and view.epoch.may_hold else "the primary's site"
+    return (Reason(code=Code.WOULD_WAIT, why=f"if {what} were lost now the failover would wait: {found.holds}"),)
 
 
 def sentences(reasons: tuple[Reason, ...]) -> list[str]:

@@ -119,8 +119,9 @@ def _answer(now: _Stand, step: Step) -> Outcome:
             up = report is not None and report.database is Database.UP
             dead = report is not None and report.database is Database.DOWN
             return replace(
-                outcome, how="process dead" if dead else "closed", position=report.position if up and report else None
-            )
+                outcome, how="process dead" if dead else "closed", position=report.position if up and report else None,
+                vouched=report is not None and report.vouches == step.epoch,
+            )  # fmt: skip
         case steps.Seal(sites=sites, until=until):
             found = [one for site in sites if (one := now.view.replicator(site)) is not None]
             return replace(outcome, sealed=tuple(_sealed(now.view, one, until) for one in found))
@@ -183,11 +184,22 @@ def _is_down(node: NodeFacts) -> bool:
     return node.report is not None and node.report.database is Database.DOWN
 
 
-def loses_primarys_site(view: View) -> Rehearsal | None:
-    """Rehearse what would happen if the site of the primary were gone in this moment; None where there is no primary."""
+def loses_primary(view: View) -> Rehearsal | None:
+    """Rehearse what would happen if the site of the primary were gone in this moment; None where there is no primary.
+
+    Where a primary that is cut off holds, a lost site waits for a person by intent: there its server dies, and its watchdog
+    says so.
+    """
     primary = view.node(view.epoch.primary) if view.epoch else None
     if view.epoch is None or primary is None:
         return None
+    if view.epoch.may_hold and primary.report is not None:
+        dead = replace(
+            primary, report=replace(primary.report, database=Database.DOWN, role=Role.FENCED, lease_epoch=None)
+        )
+        return rehearse(
+            replace(view, nodes=tuple(dead if node is primary else node for node in view.nodes)), _lost(view)
+        )
     gone = replace(primary, report=None, absent_ms=0.0)
     lost = replace(
         view,
@@ -195,5 +207,10 @@ def loses_primarys_site(view: View) -> Rehearsal | None:
         replicators=tuple(replace(one, report=None, absent_ms=0.0) if one.site == primary.site else one
                           for one in view.replicators),
     )  # fmt: skip
-    return rehearse(lost, PlanRecord(id="", kind=Kind.FAILOVER, epoch=view.epoch.epoch + 1, stage=Stage.SEAL, why="",
-                                     started="", old=primary.name, automatic=True))  # fmt: skip
+    return rehearse(lost, _lost(view))
+
+
+def _lost(view: View) -> PlanRecord:
+    epoch, old = (view.epoch.epoch, view.epoch.primary) if view.epoch is not None else (0, None)
+    return PlanRecord(id="", kind=Kind.FAILOVER, epoch=epoch + 1, stage=Stage.SEAL, why="", started="", old=old,
+                      automatic=True)  # fmt: skip

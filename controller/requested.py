@@ -110,7 +110,7 @@ def _require_provable(view: View, plan: PlanRecord) -> None:
         raise Refused(f"{plan.old} is silent, and {unproven}", hint=BY_WORD)
     if must_reach(view, plan) and stands_at(old) is None:
         raise Refused(
-            f"durability is degraded since {view.degraded_since}: what was written since may be on {plan.old} alone",
+            f"{view.alone}: what was written since may be on {plan.old} alone",
             hint="while it is up 'oscar-ha switchover' loses nothing; if it never comes back: --allow-data-loss",
         )
 

@@ -38,7 +38,18 @@ from controller.model import (
     RejoinRecord,
     Sealed,
 )
-from controller.plan import Follow, NameAckers, NoteRejoin, Repair, Reseed, Restart, ReturnToSync, SettleAckers, Step
+from controller.plan import (
+    Follow,
+    NameAckers,
+    NameIsolation,
+    NoteRejoin,
+    Repair,
+    Reseed,
+    Restart,
+    ReturnToSync,
+    SettleAckers,
+    Step,
+)
 from controller.verify import verify
 
 VERIFY_DEADLINE_MS = 10_000
@@ -184,9 +195,9 @@ class World:
             case steps.AcceptLeaseEnd() | steps.AcceptWord():
                 return outcome(f"{step.node}: {step.proof}")
             case steps.Fence():
-                how, position = await self._fence(step)
+                how, position, vouched = await self._fence(step)
                 where = f" at {position}" if position is not None else ""
-                return outcome(f"{step.node}: {how}{where}", how=how, position=position)
+                return outcome(f"{step.node}: {how}{where}", how=how, position=position, vouched=vouched)
             case steps.Seal():
                 sealed = await self._seal(step)
                 return outcome(", ".join(f"{one.site} at {one.durable}" for one in sealed), sealed=sealed)
@@ -221,6 +232,14 @@ class World:
                 await self._settle_ackers(repair)
             case ReturnToSync():
                 await self._return_to_sync(repair)
+            case NameIsolation(record=record):
+                await self._transact(Replace("epoch", record, self._version("epoch")))
+                log.info(
+                    "isolation.named",
+                    epoch=record.epoch,
+                    on_isolation=record.on_isolation.value,
+                    revision=record.revision,
+                )
             case Follow(node=node, epoch=epoch):
                 await self._watchdog(node, "follow", {"epoch": epoch}, self.settings.timing.call_deadline_ms)
             case NoteRejoin(node=node, event=event):
@@ -279,9 +298,9 @@ class World:
             raise Unreachable(f"{url}: the answer is not an object")
         return answer
 
-    async def _fence(self, step: steps.Fence) -> tuple[str, str | None]:
+    async def _fence(self, step: steps.Fence) -> tuple[str, str | None, bool]:
         answer = await self._watchdog(step.node, "fence", _fence_body(step, self._deadline), self._deadline)
-        return _text(answer, "how"), answer.get("position")
+        return _text(answer, "how"), answer.get("position"), answer.get("vouches") == step.epoch
 
     async def _seal(self, step: steps.Seal) -> tuple[Sealed, ...]:
         """Seal all at once. Who does not answer is not in the result: the plan judges whether that matters."""

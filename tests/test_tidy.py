@@ -42,6 +42,7 @@ PURE = {
     "controller/hooks.py",
     "controller/estimate.py",
     "controller/invariants.py",
+    "controller/isolation.py",
     "controller/loss.py",
     "controller/model.py",
     "controller/orders.py",

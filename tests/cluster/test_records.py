@@ -2,7 +2,7 @@
 
 import json
 import typing
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 
 import pytest
 from hypothesis import given
@@ -47,7 +47,7 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
     assert records.decode(EpochRecord, json.dumps(written), where="here") == an_epoch()
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(EpochRecord)])
+@pytest.mark.parametrize("name", [field.name for field in fields(EpochRecord) if field.default is MISSING])
 def test_a_missing_field_is_named(name: str) -> None:
     written = json.loads(records.encode(an_epoch()))
     del written[name]

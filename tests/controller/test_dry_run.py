@@ -14,7 +14,7 @@ from controller.estimate import Part, dominated_by
 from controller.metrics import Metrics
 from controller.model import ORDER, HistoryRecord, Kind, PlanRecord, Proof, Stage, StepDone, View
 from controller.operator_command import dry_run_lines
-from controller.rehearse import loses_primarys_site
+from controller.rehearse import loses_primary
 from controller.requested import Wanted
 from controller.story import story
 from tests.controller.builders import CLINIC, HEAD, SINCE, TORONTO, a_node, a_plan, a_replicator, a_view, sealed
@@ -138,7 +138,7 @@ def test_a_switchover_that_would_be_rolled_back_does_not_work() -> None:
 
 def test_losing_the_primarys_site_is_rehearsed_without_touching_the_view() -> None:
     view = a_view()
-    found = loses_primarys_site(view)
+    found = loses_primary(view)
 
     assert found is not None
     assert (found.holds, found.plan.candidate, found.plan.proof) == (None, TORONTO, Proof.LEASE_ENDED.value)

@@ -14,7 +14,7 @@ from controller.choose import rank
 from controller.decide import Mend, Start
 from controller.loop import new_plan
 from controller.model import Kind, PlanRecord, Stage, View
-from controller.plan import Follow, GiveUp, NameAckers, ReturnToSync, SettleAckers, Step, Wait
+from controller.plan import Follow, GiveUp, NameAckers, NameIsolation, ReturnToSync, SettleAckers, Step, Wait
 from tests.model import receiving
 from tests.model.rules import Rules
 from tests.model.seeing import has_right, sites_of, view_of
@@ -134,6 +134,9 @@ def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
                        replace(world, durability=back, acked=max(world.acked, world.told, key=len), told=()))  # fmt: skip
         case steps.Reseed() | steps.Restart() | steps.NoteRejoin():
             return  # seedings are not modelled
+        case NameIsolation(record=record):
+            after = replace(world, epochs=(*world.epochs[:-1], record))
+            yield f"it is recorded what the primary does when it is cut off: {record.on_isolation.value}", after
 
 
 # -- a plan ----------------------------------------------------------------------------------------------------------
