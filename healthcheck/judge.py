@@ -6,7 +6,7 @@ Time is an argument. Unknown is a value: nothing here takes silence for health o
 from dataclasses import dataclass, replace
 
 from cluster.clock import Nanos, ms_between
-from cluster.records import Database, DurabilityRecord, EpochRecord, Role
+from cluster.records import Alone, Database, DurabilityRecord, EpochRecord, Isolation, Role
 from cluster.rules import HealthRules
 from cluster.settings import Timing
 
@@ -64,16 +64,32 @@ class Memory:
     promoted_file: str = ""
     promoted_position: str = ""
     """What `promote` answered, so that it answers the same again."""
+    watched_epoch: int = 0
+    """The newest epoch for which this node was promoted: of what was answered in it all is known here. It outlives the server."""
+    alone: Alone | None = None
+    """Commits were let go while it was cut off, and no durability record says so yet."""
+
+    @property
+    def vouches(self) -> int | None:
+        """Return the epoch in which certainly no commit was answered alone without a record of that; None: of none."""
+        known = max(self.watched_epoch, self.opened_epoch or 0)
+        return None if not known or (self.alone is not None and self.alone.epoch == known) else known
 
     def for_generation(self, generation: str) -> "Memory":
         """Return this memory for a server process: unchanged for the one it is of, else only the seal."""
         if generation == self.generation:
             return self
-        return Memory(generation=generation, sealed_epoch=self.sealed_epoch)
+        return Memory(
+            generation=generation,
+            sealed_epoch=self.sealed_epoch,
+            watched_epoch=max(self.watched_epoch, self.opened_epoch or 0),
+            alone=self.alone,
+        )
 
     def promoted(self, epoch: int, file: str, position: str) -> "Memory":
         """Return this memory of a server that was made ready for `epoch`; nothing older may be opened by itself."""
-        return replace(self, opened_epoch=None, promoted_epoch=epoch, promoted_file=file, promoted_position=position)
+        return replace(self, opened_epoch=None, promoted_epoch=epoch, promoted_file=file, promoted_position=position,
+                       watched_epoch=epoch, alone=None)  # fmt: skip
 
     def sealed(self, epoch: int) -> "Memory":
         """Return this memory with `epoch` and all older ones never to be opened again."""
@@ -82,6 +98,7 @@ class Memory:
             self,
             sealed_epoch=max(self.sealed_epoch, epoch),
             opened_epoch=self.opened_epoch if keep else None,
+            watched_epoch=max(self.watched_epoch, self.opened_epoch or 0),
         )
 
 
@@ -94,7 +111,7 @@ class Standing:
     database: Database
     read_only: bool | None
     lease_valid: bool
-    """Or all replicators have granted that it goes on without one (decision 0078)."""
+    """Or all replicators have granted that it goes on without one (decision 0078), or it holds (0090)."""
     record: EpochRecord | None
     memory: Memory
 
@@ -135,6 +152,17 @@ def commits_wait(record: DurabilityRecord | None, opened_epoch: int | None) -> b
     if record is None or record.epoch != opened_epoch:
         return True
     return not record.is_degraded or bool(record.ackers)
+
+
+def may_hold(record: EpochRecord | None, memory: Memory, certain: int | None) -> bool:
+    """Return whether what is open may stay open with neither lease nor grants (decision 0090).
+
+    `certain` is the revision of the newest record that this watchdog has read behind a write of its own: an older one may
+    still say that it holds after somebody before us has said that he does no more.
+    """
+    if record is None or record.epoch != memory.opened_epoch or record.epoch <= memory.sealed_epoch:
+        return False
+    return record.on_isolation is Isolation.HOLD and certain is not None and certain >= record.revision
 
 
 def must_fence(node: str, record: EpochRecord | None, memory: Memory) -> str | None:

@@ -43,13 +43,7 @@ class _Report(Collector):
         for one in Role:
             role.add_metric((report.node, one.value), float(report.role is one))
         yield role
-        health = GaugeMetricFamily(
-            f"{PREFIX}_health", "1 for the condition of the database.", labels=("node", "condition")
-        )
-        for condition in Condition:
-            if report.health is not None:
-                health.add_metric((report.node, condition.value), float(report.health.condition is condition))
-        yield health
+        yield _health(report)
         plain: tuple[tuple[str, str, float | None], ...] = (
             ("database_up", "1 if the database answers.", float(report.database is Database.UP)),
             ("read_only", "1 if the database is read-only.", _number(report.read_only)),
@@ -64,6 +58,12 @@ class _Report(Collector):
             ("held", "1 while it is ordered to stand still.", _number(_is_held(report))),
             ("lease_seconds", "What is left of the lease, 0 without one.", lease_seconds),
             ("without_zookeeper", "1 while it writes by the grants of replicators.", float(bool(report.granted_by))),
+            ("holding", "1 while it serves though it is cut off.", float(report.holds)),
+            (
+                "alone",
+                "1 while it answers commits that nobody else has, and no record says so.",
+                float(report.alone is not None),
+            ),
             ("disk_free_bytes", "Free space where the database writes.", _whole(report.disk_free_bytes)),
             ("epoch", "The newest epoch this watchdog has seen.", float(report.epoch)),
             ("sealed_epoch", "Nothing of this epoch or older is opened again.", float(report.sealed_epoch)),
@@ -74,6 +74,14 @@ class _Report(Collector):
                 gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=("node",))
                 gauge.add_metric((report.node,), value)
                 yield gauge
+
+
+def _health(report: NodeReport) -> Metric:
+    health = GaugeMetricFamily(f"{PREFIX}_health", "1 for the condition of the database.", labels=("node", "condition"))
+    for condition in Condition:
+        if report.health is not None:
+            health.add_metric((report.node, condition.value), float(report.health.condition is condition))
+    return health
 
 
 def _is_held(report: NodeReport) -> bool | None:

@@ -1,5 +1,7 @@
 """By what right a primary writes: its lease, or, when ZooKeeper is gone, the grants of all replicators (decision 0078).
 
+Where the epoch's record says that it holds while it is cut off, it goes on without either (decision 0090).
+
 A lease counts only once we have looked, after our record was made, whether a plan for a later epoch runs: while there was
 no record the end of the lease may have been somebody's proof of fence. Grants keep what is open; they open nothing.
 """
@@ -43,6 +45,10 @@ class Lender(Protocol):
     def writes_epoch(self) -> int | None:
         """The epoch that we are the primary of, None when we are not."""
 
+    @property
+    def may_hold(self) -> bool:
+        """Whether the record says that we go on while we are cut off."""
+
     async def read_epoch(self) -> None:
         """Read the record again and obey it. Raises Unreachable."""
 
@@ -68,7 +74,9 @@ class Right:
         # Who ran before us may have confirmed for so long: what is acknowledged by that is not known to us.
         self._confirmed_until = given_until(began, self._timing) if lender.memory.opened_epoch is not None else began
         self._refusals = Repeated()
-        self._by_grants = False
+        self._by_grants = self._by_hold = False
+        self._plan_runs = False
+        """A later epoch is about to be opened: who holds has to let go."""
         coordination.listen(lambda _: self._on_connection())
 
     # -- judging ------------------------------------------------------------------------------------------------------
@@ -83,9 +91,20 @@ class Right:
         until = self._granted_until()
         return until is not None and at < until
 
+    def by_hold(self, at: Nanos) -> bool:
+        """Return whether we go on though nobody confirms us: it is recorded, and nothing newer was heard of."""
+        if self.by_lease(at) or self.by_grants(at):
+            return False
+        return self._lender.may_hold and not self._plan_runs
+
     def valid(self, at: Nanos) -> bool:
         """Return whether what we opened may be open at `at`."""
-        return self.by_lease(at) or self.by_grants(at)
+        return self.by_lease(at) or self.by_grants(at) or self.by_hold(at)
+
+    @property
+    def must_let_go(self) -> bool:
+        """Return whether we would hold, and a later epoch is about to be opened."""
+        return self._lender.may_hold and self._plan_runs
 
     def granted_by(self, at: Nanos) -> tuple[str, ...]:
         """Return by whose grants we write; nobody's while there is a lease."""
@@ -115,7 +134,12 @@ class Right:
     async def count(self, epoch: int) -> None:
         """Let our lease count, if nothing else has happened. Raises Refused while a plan for a later epoch runs."""
         since = self._coordination.record_since
-        await self._lender.require_no_newer_plan(epoch)
+        try:
+            await self._lender.require_no_newer_plan(epoch)
+        except Refused:
+            self._plan_runs = True
+            raise
+        self._plan_runs = False
         await self.read_durability()
         if since == self._coordination.record_since:
             self._counted = since
@@ -214,6 +238,11 @@ class Right:
             log.warning("grant.refused", by=who, why=why)
 
     def _tell_edge(self, now: Nanos, epoch: int | None) -> None:
+        holds = epoch is not None and self.by_hold(now)
+        if holds != self._by_hold:
+            self._by_hold = holds
+            log.warning("holding.begins" if holds else "holding.ends", epoch=epoch, by_lease=self.by_lease(now))
+            self._lender.tell_changes()
         sites = self.granted_by(now) if epoch is not None else ()
         if bool(sites) != self._by_grants:
             self._by_grants = bool(sites)

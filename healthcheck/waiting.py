@@ -3,6 +3,9 @@
 They stop waiting only by a record that says so, of the epoch that is open, and under a lease that counts. That they wait
 again is told (`by`) only once the server has confirmed it; what is not known makes them wait. All by one loop: an order to
 stop has ended, one way or the other, before an order to wait is given.
+
+A primary that holds while it is cut off cannot be told (decision 0090): it lets them go by itself once nobody has
+acknowledged for as long as the settings say, and writes that into its own memory first. Until a record says so, its report does.
 """
 
 import asyncio
@@ -15,7 +18,9 @@ from cluster import clock
 from cluster.dialect import Session
 from cluster.errors import OscarHaError, Refused
 from cluster.log import Repeated
-from cluster.settings import Timing
+from cluster.records import Alone, DurabilityRecord
+from cluster.settings import Settings
+from healthcheck.heartbeat import Heartbeat
 from healthcheck.judge import Memory, commits_wait
 from healthcheck.prober import Prober
 from healthcheck.right import Right
@@ -31,6 +36,7 @@ class Lender(Protocol):
     right: Right
     prober: Prober
     memory: Memory
+    heartbeat: Heartbeat
 
     @property
     def writes_epoch(self) -> int | None:
@@ -39,6 +45,9 @@ class Lender(Protocol):
     async def ask(self, call: Callable[[Session], Result]) -> Result:
         """Ask the server. Raises Unreachable."""
 
+    async def note_alone(self, alone: Alone | None) -> None:
+        """Remember durably that commits are let go, or that a record says so now."""
+
     def tell_changes(self) -> None:
         """Publish what changed."""
 
@@ -46,8 +55,9 @@ class Lender(Protocol):
 class Waiting:
     """Of one watchdog."""
 
-    def __init__(self, lender: Lender, timing: Timing) -> None:
-        self._lender, self._timing = lender, timing
+    def __init__(self, lender: Lender, settings: Settings) -> None:
+        self._lender, self._timing = lender, settings.timing
+        self._patience_ms = settings.durability.degrade_after_ms
         self._by: tuple[str, int] | None = None
         self._stopped: tuple[str, int] | None = None
         self._trouble = Repeated()
@@ -84,20 +94,50 @@ class Waiting:
             self._by = self._stopped = None
             lender.prober.commits_wait = True
             return
-        state = (generation, record.serial)
-        if commits_wait(record, epoch):
+        state, alone = (generation, record.serial), await self._alone(epoch, record)
+        if alone is None and commits_wait(record, epoch):
             lender.prober.commits_wait = True
             if self._by != state and await lender.ask(lambda session: session.commits_wait_again()):
                 self._tell(by=state, why="commits wait")
-        elif self._stopped != state and lender.right.by_lease(clock.now()):
+        elif self._stopped != state and self._may_stop(alone):
             self._by, lender.prober.commits_wait = None, False
             await lender.ask(self._stop)
-            self._tell(stopped=state, why=record.why)
+            self._tell(stopped=state, why=record.why if alone is None else alone.text)
+
+    async def _alone(self, epoch: int, record: DurabilityRecord) -> Alone | None:
+        """Return since when commits go without a record of that; begin it when it is time, end it when a record says so."""
+        lender, alone = self._lender, self._lender.memory.alone
+        if alone is not None and alone.epoch == epoch:
+            if not alone.is_covered(record):
+                return alone
+            await lender.note_alone(None)
+            log.info("alone.recorded", serial=record.serial, since=alone.since)
+        elif commits_wait(record, epoch) and self._is_unheard():
+            probe = lender.prober.probe
+            alone = Alone(
+                epoch=epoch, serial=record.serial, since=clock.utc_now(), position=probe.position if probe else ""
+            )
+            await lender.note_alone(alone)
+            log.warning("alone.begins", epoch=epoch, position=alone.position, why="cut off, and nobody acknowledges")
+            return alone
+        return None
+
+    def _is_unheard(self) -> bool:
+        """Return whether we hold, and a write has been waiting for as long as the settings let clinics wait."""
+        since, now = self._lender.heartbeat.since, clock.now()
+        if self._patience_ms is None or since is None or not self._lender.right.by_hold(now):
+            return False
+        return clock.ms_between(since, now) >= self._patience_ms
+
+    def _may_stop(self, alone: Alone | None) -> bool:
+        right, now = self._lender.right, clock.now()
+        return right.by_lease(now) or (alone is not None and right.valid(now))
 
     def _stop(self, session: Session) -> None:
         """In the thread: the last look before the effect."""
-        record, epoch = self._lender.right.durability, self._lender.writes_epoch
-        if commits_wait(record, epoch) or not self._lender.right.by_lease(clock.now()):
+        record, epoch, alone = self._lender.right.durability, self._lender.writes_epoch, self._lender.memory.alone
+        remembered = alone if alone is not None and alone.epoch == epoch else None
+        if epoch is None or (remembered is None and commits_wait(record, epoch)) or not self._may_stop(remembered):
             raise Refused("commits must wait after all")
         session.commits_stop_waiting()
 

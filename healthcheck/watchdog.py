@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -19,7 +20,7 @@ from cluster.errors import Conflict, DeadlinePassed, Diverged, FencedOut, OscarH
 from cluster.lineage import History, judge_history
 from cluster.log import Repeated
 from cluster.position import Position
-from cluster.records import Database, EpochRecord, NodeReport, PlannedEpoch, Role
+from cluster.records import Alone, Database, EpochRecord, NodeReport, PlannedEpoch, Role
 from cluster.settings import Node, Secrets, Settings
 from healthcheck import fence as fencing
 from healthcheck import halt as halting
@@ -69,6 +70,8 @@ class Fenced:
     fenced: bool
     position: str | None
     how: str
+    vouches: int | None = None
+    """The epoch in which certainly no commit was answered alone without a record of that."""
 
 
 class _Every:
@@ -112,6 +115,7 @@ class Watchdog:
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
         self._epoch_news, self._epoch_watched = asyncio.Event(), False
+        self._certain: int | None = None  # the revision of the epoch's record read behind a write of our own
         self._published: object = None
         self._slow_look, self._accounts_look = _Every(self.timing.renew_interval_ms), _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
@@ -128,7 +132,7 @@ class Watchdog:
         self.orders = Orders(node.name, coordination, self._on_order)
         self.maintaining, self.condition = Maintaining(node.name, coordination, self._tell_changes), Keeper(self)
         self.right = Right(settings, node.site, secrets.token, coordination, self)
-        self.waiting = Waiting(self, self.timing)
+        self.waiting = Waiting(self, settings)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -136,11 +140,8 @@ class Watchdog:
         """Return what we saw and what we do about it."""
         probe, slow, database, now = self.prober.probe, self.prober.slow, self._database(), clock.now()
         return NodeReport(
-            node=self.node.name,
-            site=self.node.site,
-            server_id=self.node.server_id,
-            role=self.role,
-            database=database,
+            node=self.node.name, site=self.node.site, server_id=self.node.server_id,
+            role=self.role, database=database,
             epoch=self._seen_epoch,
             sealed_epoch=self.memory.sealed_epoch,
             read_only=probe.read_only if probe and database is Database.UP else None,
@@ -167,7 +168,22 @@ class Watchdog:
             health=self.condition.health,
             disk_free_bytes=self.condition.disk_free,
             waits_by=self.waiting.by,
-        )
+            revision=self._revision,
+            holds=self.may_hold and self.right.by_hold(now),
+            alone=self._alone,
+            vouches=self.memory.vouches,
+        )  # fmt: skip
+
+    @property
+    def _revision(self) -> int | None:
+        record = self.record
+        return record.revision if record is not None and self.writes_epoch == record.epoch else None
+
+    @property
+    def _alone(self) -> Alone | None:
+        """Return that commits were answered alone in the newest epoch; what was of an older one its failover has judged."""
+        alone = self.memory.alone
+        return alone if alone is not None and alone.epoch == self._seen_epoch else None
 
     def _database(self) -> Database:
         """Return the state of the database; one that answers but was not dealt with yet is nobody's to use."""
@@ -219,6 +235,10 @@ class Watchdog:
             return f"the database is {database.value}: {self.prober.trouble or self.why}"
         if unmet := self._unmet():
             return "; ".join(unmet)
+        if self.role is Role.PRIMARY and self._alone is not None:
+            return f"{self._alone.text}; no durability record says so yet"
+        if self.role is Role.PRIMARY and self.right.by_hold(clock.now()):
+            return "it is cut off from ZooKeeper and holds: nobody is promoted meanwhile but by an operator's word"
         if self.role is Role.PRIMARY and not self.prober.commits_wait and self.right.durability is not None:
             return f"durability is degraded since {self.right.durability.since}: no commit waits for another site"
         if self.role is Role.PRIMARY and self.prober.probe is not None and self.prober.probe.read_only:
@@ -290,7 +310,8 @@ class Watchdog:
         """Close when lease and grants end, on our own clock: ZooKeeper and kazoo are not asked."""
         while True:
             if self.role is Role.PRIMARY and not self.right.valid(clock.now()):
-                await self._guarded("lease", lambda: self._close("the lease ended"))
+                why = "a plan for a later epoch runs" if self.right.must_let_go else "the lease ended"
+                await self._guarded("lease", partial(self._close, why))
             await asyncio.sleep(LEASE_LOOK_SECONDS)
 
     async def _epoch_loop(self) -> None:
@@ -357,6 +378,9 @@ class Watchdog:
         else:
             closed = self.prober.probe is not None and self.prober.probe.read_only
             why = "the lease ended" if self.resumable else "born fenced: nobody has opened it"
+            if not self.coordination.connected:
+                why += ("; ZooKeeper is not heard, so nobody knows whether another one was promoted meanwhile: it stays closed"
+                        " until the line is mended")  # fmt: skip
             await self._close(why, limit_ms=BORN_FENCED_MS if closed else None)
         self._met = self.prober.generation
         self._tell_changes()
@@ -488,14 +512,17 @@ class Watchdog:
     async def read_epoch(self) -> None:
         # One watch at a time: kazoo keeps every one it is given until it fires.
         watch, self._epoch_watched = None if self._epoch_watched else self._on_epoch_news, True
+        written = self.coordination.record_since is not None
         try:
             found = await self.coordination.read(EpochRecord, "epoch", watch)
         except OscarHaError:
             self._epoch_watched = False
             raise
-        if found is None or (self.record is not None and found[0].epoch < self.record.epoch):
+        if found is None or (self.record is not None and _age(found[0]) < _age(self.record)):
             return  # a member that lags behind the quorum answers with the past
         self.record = record = found[0]
+        if written:
+            self._certain = record.revision
         self._seen_epoch = max(self._seen_epoch, record.epoch)
         self._tell_changes()
         why = judge.must_fence(self.node.name, record, self.memory)
@@ -570,13 +597,16 @@ class Watchdog:
 
     async def open(self, epoch: int) -> Role:
         """Open the database as the primary of `epoch`, if ZooKeeper says so now. Raises FencedOut."""
+        written = self.coordination.record_since is not None
         found = await self.coordination.read(EpochRecord, "epoch")
         if found is None or found[0].epoch < epoch:
             raise Conflict(f"epoch {epoch} is not recorded yet", hint="try again")
         record = found[0]
         if record.epoch != epoch or record.primary != self.node.name or epoch <= self.memory.sealed_epoch:
             raise FencedOut(f"epoch {record.epoch} names {record.primary}, sealed is {self.memory.sealed_epoch}")
-        self.record, self._seen_epoch = record, max(self._seen_epoch, epoch)
+        if self.record is None or _age(record) >= _age(self.record):
+            self.record, self._certain = record, record.revision if written else self._certain
+        self._seen_epoch = max(self._seen_epoch, epoch)
         await self._open(record, f"primary of epoch {epoch}")
         return self.role
 
@@ -808,7 +838,7 @@ class Watchdog:
     def _fenced(self, how: str, position: str | None) -> Fenced:
         self.metrics.fences.labels(how).inc()
         log.info("fenced", how=how, position=position, why=self.why)
-        return Fenced(True, position, how)
+        return Fenced(True, position, how, self.memory.vouches)
 
     # -- what healthcheck/right.py is lent ----------------------------------------------------------------------------
 
@@ -816,7 +846,15 @@ class Watchdog:
     def writes_epoch(self) -> int | None:
         return self.memory.opened_epoch if self.role is Role.PRIMARY else None
 
+    @property
+    def may_hold(self) -> bool:
+        return self.role is Role.PRIMARY and judge.may_hold(self.record, self.memory, self._certain)
+
     # -- what healthcheck/waiting.py is lent --------------------------------------------------------------------------
+
+    async def note_alone(self, alone: Alone | None) -> None:
+        await self._remember(replace(self.memory, alone=alone))
+        self._tell_changes()
 
     async def ask(self, call: Callable[[Session], Result]) -> Result:
         """Ask the server in the thread that also promotes it and lets it follow."""
@@ -967,6 +1005,10 @@ class Watchdog:
         if judge_history(Position.parse(probe.position), record.lineage, None) is History.EQUAL_OR_BEHIND:
             return None
         return f"ahead: it has transactions up to {probe.position} that are not in the cluster's history"
+
+
+def _age(record: EpochRecord) -> tuple[int, int]:
+    return record.epoch, record.revision
 
 
 def _essence(report: NodeReport) -> object:

@@ -297,8 +297,8 @@ class Site:
     def path(self, path: str) -> str:
         return f"{self.settings.root}/{path}"
 
-    def record_epoch(self, epoch: int, primary: str, promoted: Mapping[str, Any]) -> None:
-        """Do what a controller does at the point of no return."""
+    def record_epoch(self, epoch: int, primary: str, promoted: Mapping[str, Any], **more: Any) -> None:
+        """Do what a controller does at the point of no return; `more` is what else the record says."""
         entry = LineageEntry(epoch=epoch, **promoted)
         record = EpochRecord(
             epoch=epoch,
@@ -307,6 +307,7 @@ class Site:
             since=clock.utc_now(),
             proof="test",
             lineage=(*self.lineage(), entry),
+            **more,
         )
         data = json.dumps(asdict(record)).encode()
         self.zookeeper.ensure_path(self.settings.root)
@@ -320,12 +321,12 @@ class Site:
             return ()
         return tuple(LineageEntry(**one) for one in json.loads(self.zookeeper.get(self.path("epoch"))[0])["lineage"])
 
-    def make_primary(self, epoch: int = 1, watchdog: WatchdogProcess | None = None) -> None:
+    def make_primary(self, epoch: int = 1, watchdog: WatchdogProcess | None = None, **record: Any) -> None:
         """Promote, record and open; node one unless another is given."""
         watchdog = watchdog or self.watchdog_one
         watchdog.wait_for(database="up")
         promoted = watchdog.done("promote", epoch=epoch)
-        self.record_epoch(epoch, watchdog.node.name, promoted)
+        self.record_epoch(epoch, watchdog.node.name, promoted, **record)
         watchdog.done("open", epoch=epoch)
         eventually(watchdog.is_primary, what=f"never primary: {watchdog.log_tail()}")
 

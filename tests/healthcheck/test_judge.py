@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.clock import NANOS_PER_MS, Nanos
-from cluster.records import Database, EpochRecord, Role
+from cluster.records import Alone, Database, EpochRecord, Isolation, Role
 from cluster.rules import HealthRules
 from cluster.settings import Timing
 from healthcheck.judge import (
@@ -14,6 +14,7 @@ from healthcheck.judge import (
     Sighting,
     Standing,
     judge_database,
+    may_hold,
     must_fence,
     why_not_open,
     why_not_primary,
@@ -68,8 +69,8 @@ def test_the_state_of_a_database(sighting: Sighting, expected: Database) -> None
     assert judge_database(sighting, NOW, TIMING, HealthRules()) is expected
 
 
-def a_record(epoch: int = 5, primary: str = "one") -> EpochRecord:
-    return EpochRecord(
+def a_record(epoch: int = 5, primary: str = "one", **changes: Any) -> EpochRecord:
+    record = EpochRecord(
         epoch=epoch,
         primary=primary,
         server_id=1,
@@ -79,6 +80,7 @@ def a_record(epoch: int = 5, primary: str = "one") -> EpochRecord:
         proof="",
         lineage=(),
     )
+    return replace(record, **changes)
 
 
 def a_memory(**changes: Any) -> Memory:
@@ -167,9 +169,50 @@ def test_a_standby_says_yes_only_when_it_is_known_to_be_current(
 def test_a_seal_outlives_the_server_process_and_nothing_else_does() -> None:
     memory = a_memory(sealed_epoch=3).for_generation("another run")
 
-    assert memory == Memory(generation="another run", sealed_epoch=3)
+    assert memory == Memory(generation="another run", sealed_epoch=3, watched_epoch=5)
 
 
 def test_a_seal_never_goes_back_and_ends_what_was_open() -> None:
-    assert a_memory().sealed(2) == a_memory()
-    assert a_memory().sealed(5) == a_memory(sealed_epoch=5, opened_epoch=None)
+    assert a_memory().sealed(2) == a_memory(watched_epoch=5)
+    assert a_memory().sealed(5) == a_memory(sealed_epoch=5, opened_epoch=None, watched_epoch=5)
+
+
+ALONE = Alone(epoch=5, serial=3, since="then", position="0-1-1")
+HOLD, ENDS = Isolation.HOLD, Isolation.HOLD_ENDS
+
+
+@pytest.mark.parametrize(
+    ("memory", "vouches"),
+    [
+        (Memory(), None),
+        (Memory(sealed_epoch=5), None),
+        (a_memory(), 5),
+        (a_memory().sealed(5).for_generation("another run"), 5),
+        (a_memory(alone=ALONE), None),
+        (a_memory(alone=ALONE).for_generation("another run").sealed(7), None),
+        (a_memory(alone=ALONE).promoted(6, "f", "0-1-2"), 6),
+        (a_memory(opened_epoch=None, watched_epoch=0), None),
+    ],
+)
+def test_who_remembers_an_epoch_vouches_for_it_unless_it_was_alone(memory: Memory, vouches: int | None) -> None:
+    """A memory that was lost, with the host's /run perhaps, vouches for nothing: nobody knows what was told."""
+    assert memory.vouches == vouches
+
+
+@pytest.mark.parametrize(
+    ("record", "memory", "certain", "holds"),
+    [
+        (a_record(on_isolation=HOLD, revision=2), a_memory(), 2, True),
+        (a_record(on_isolation=HOLD, revision=2), a_memory(), None, False),
+        (a_record(on_isolation=HOLD, revision=2), a_memory(), 1, False),
+        (a_record(on_isolation=ENDS, revision=3), a_memory(), 3, False),
+        (a_record(), a_memory(), 3, False),
+        (None, a_memory(), 3, False),
+        (a_record(on_isolation=HOLD), a_memory(sealed_epoch=5), 3, False),
+        (a_record(on_isolation=HOLD), a_memory(opened_epoch=4), 3, False),
+    ],
+)
+def test_it_holds_only_by_a_record_of_its_epoch_that_is_certainly_not_of_the_past(
+    record: EpochRecord | None, memory: Memory, certain: int | None, holds: bool
+) -> None:
+    assert may_hold(record, memory, certain) is holds
