@@ -15,7 +15,7 @@ from controller.choose import Candidate, forbids_grants, incomplete, is_ours, ma
 from controller.loss import expected_loss
 from controller.model import ORDER, POINT_OF_NO_RETURN, Kind, PlanRecord, Promoted, Proof, Sealed, Stage, StepDone, View
 from controller.plan import GiveUp, Step, Wait
-from controller.proof import BY_WORD, lease_end_proves_nothing, must_reach, stands_at
+from controller.proof import BY_WORD, is_fenced, lease_end_proves_nothing, must_reach, stands_at
 
 LINEAGE_MAX = 1_000
 """Epochs remembered in the record; older archives are found by their own names."""
@@ -97,11 +97,14 @@ def progress(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> Plan
         detail=outcome.detail,
     )
     plan = replace(_with_facts(view, plan, step, outcome), waiting=None)
+    if isinstance(step, steps.Fence) and plan.stage is Stage.SEAL:
+        return replace(plan, steps=(*plan.steps, replace(done, name=Stage.FENCE.value))[-STEPS_MAX:])
     if isinstance(step, steps.Seal) and (missing := _unsealed(view, plan, outcome)) is not None:
         return _stalled(plan, missing, outcome)
     if isinstance(step, steps.Fence) and must_reach(view, plan) and plan.fenced_position is None:
         return replace(plan, waiting=f"the server of {plan.old} is down: it alone knows what it wrote last")
-    return replace(plan, stage=_after(plan), stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
+    stage = Stage.CHOOSE if plan.stage is Stage.SEAL and is_fenced(view, plan) else _after(plan)
+    return replace(plan, stage=stage, stalled_ms=None, steps=(*plan.steps, done)[-STEPS_MAX:])
 
 
 def waiting(plan: PlanRecord, why: str, ms: float) -> PlanRecord:
@@ -374,8 +377,11 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
 def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
     """Seal everybody who answers. A group that is silent as a whole may still acknowledge until its leases ended.
 
-    A failover waits for that. A switchover does not: its old primary has all that anybody acknowledged.
+    A failover waits for that. A switchover does not: its old primary has all that anybody acknowledged. A primary that may
+    hold is fenced first: cut off meanwhile it would go on alone, and whoever has sealed could not fetch that any more.
     """
+    if (first := _fence_first(view, plan)) is not None:
+        return first
     sites = tuple(one.site for one in view.replicators if one.report is not None)
     for group in view.durability.groups if view.durability else ():
         silent = [one for site in group if (one := view.replicator(site)) is not None and one.report is None]
@@ -391,6 +397,15 @@ def _seal(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:
                 why=f"{plan.old} may have been written to alone: its server must be up and closed, for the archives to reach it"
             )
     return steps.Seal(sites=sites, epoch=plan.epoch - 1, until=until)
+
+
+def _fence_first(view: View, plan: PlanRecord) -> steps.Fence | None:
+    old = view.node(plan.old or "")
+    if plan.kind is not Kind.FAILOVER or view.epoch is None or not view.epoch.may_hold or plan.vouched is not None:
+        return None
+    if old is None or old.report is None:
+        return None
+    return steps.Fence(node=old.name, epoch=plan.epoch - 1, polite=False)
 
 
 def _level(view: View, plan: PlanRecord) -> Step | Wait | GiveUp:

@@ -288,7 +288,7 @@ class Loop:
                     return
                 case _:
                     after = await self._do(view, plan, step, since_ms)
-            if after.stage is plan.stage or after.waiting != plan.waiting:
+            if (after.stage is plan.stage and after.vouched == plan.vouched) or after.waiting != plan.waiting:
                 return  # it waits, or a step failed: look again at the next tick, not at once
             plan = after
 

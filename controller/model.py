@@ -370,8 +370,9 @@ class PlanRecord:
     automatic: bool = False
     """Nobody asked for it."""
     proof: str | None = None
-    vouched: bool = False
-    """The watchdog that fenced the old primary knows that it answered no commit alone without a record of that."""
+    vouched: bool | None = None
+    """Whether the watchdog that fenced the old primary knows that it answered no commit alone without a record of that; None:
+    none has. Its last report may be of before it was cut off."""
     fenced_position: str | None = None
     """Where a politely fenced primary stopped: what the sealed archives must reach."""
     old_position: str | None = None

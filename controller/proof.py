@@ -24,7 +24,19 @@ def lease_end_proves_nothing(view: View) -> str | None:
 
 def alone(view: View, plan: PlanRecord) -> str | None:
     """Return why what clinics were told may be on the old primary alone; None when it is not, as its fence has told perhaps."""
-    return None if plan.vouched and view.degraded_since is None else view.alone
+    if view.degraded_since is not None or plan.vouched is None or view.epoch is None or not view.epoch.may_hold:
+        return view.alone
+    return (
+        None
+        if plan.vouched
+        else view.alone or f"the watchdog that fenced {plan.old} does not vouch that it was never alone"
+    )
+
+
+def is_fenced(view: View, plan: PlanRecord) -> bool:
+    """Return whether the old primary's watchdog has fenced it for good, and what it told alone is known by that."""
+    holds = view.epoch is not None and view.epoch.may_hold and plan.kind is Kind.FAILOVER
+    return holds and plan.vouched is not None and (plan.vouched or plan.fenced_position is not None)
 
 
 def must_reach(view: View, plan: PlanRecord) -> bool:

@@ -114,19 +114,48 @@ def test_who_fenced_it_vouches_and_may_vanish_afterwards() -> None:
     assert isinstance(next_step(gone, silent, SINCE), Wait)
 
 
-def test_a_fence_that_finds_it_alone_does_not_lose_what_it_told() -> None:
-    """It went alone after the seals: the archives cannot reach it any more, so the plan waits for a person."""
-    view = holding()
-    plan = a_plan(stage=Stage.FENCE, sealed=sealed(toronto=HEAD, montreal=HEAD))
+def test_it_is_fenced_before_anybody_seals_and_what_it_told_alone_is_fetched_then() -> None:
+    """Its report may be of before it was cut off and went alone: who has sealed by that could fetch nothing more."""
+    view, plan = holding(), a_plan()
     fence = next_step(view, plan, SINCE)
     assert isinstance(fence, steps.Fence)
-    alone = holding(clinic=a_node("clinic", alone=ALONE, **CLOSED))
-    plan = progress(alone, plan, fence, Outcome(ms=1, took_ms=1, how="read_only", position="0-1-120"))
-    step = next_step(alone, plan, SINCE)
+    plan = progress(view, plan, fence, Outcome(ms=1, took_ms=1, how="read_only", position="0-1-120", vouched=False))
+    seal = next_step(view, plan, SINCE)
+    assert isinstance(seal, steps.Seal)
+    assert seal.until == "0-1-120"
+    short = progress(view, plan, seal, Outcome(ms=1, took_ms=1, sealed=sealed(toronto=HEAD, montreal=HEAD)))
+    whole = progress(view, plan, seal, Outcome(ms=1, took_ms=1, sealed=sealed(toronto="0-1-120")))
 
-    assert plan.fenced_position == "0-1-120"
-    assert isinstance(step, Wait)
-    assert "0-1-120" in step.why
+    assert short.stage is Stage.SEAL
+    assert "0-1-120" in str(short.waiting)
+    assert isinstance(next_step(view, whole, SINCE), steps.Choose)
+
+
+def test_what_a_dead_server_told_alone_is_waited_for_before_anybody_seals() -> None:
+    view, plan = holding(clinic=a_node("clinic", **VOUCHES | DOWN)), a_plan()
+    fence = next_step(view, plan, SINCE)
+    assert isinstance(fence, steps.Fence)
+    plan = progress(view, plan, fence, Outcome(ms=1, took_ms=1, how="process dead", vouched=False))
+    closed = holding(clinic=a_node("clinic", **CLOSED | {"position": "0-1-120"}))
+    seal = next_step(closed, plan, SINCE)
+
+    assert isinstance(next_step(view, plan, SINCE), Wait)
+    assert isinstance(seal, steps.Seal)
+    assert seal.until == "0-1-120"
+
+
+def test_who_is_fenced_and_vouches_is_not_asked_again() -> None:
+    view, plan = holding(clinic=a_node("clinic", **VOUCHES | DOWN)), a_plan()
+    fence = next_step(view, plan, SINCE)
+    assert isinstance(fence, steps.Fence)
+    plan = progress(view, plan, fence, Outcome(ms=1, took_ms=1, how="process dead", vouched=True))
+    gone = holding(clinic=SILENT)
+    seal = next_step(gone, plan, SINCE)
+    assert isinstance(seal, steps.Seal)
+    plan = progress(gone, plan, seal, Outcome(ms=1, took_ms=1, sealed=sealed(toronto=HEAD, montreal=HEAD)))
+
+    assert (plan.stage, plan.proof) == (Stage.CHOOSE, Proof.PROCESS_DEAD.value)
+    assert isinstance(next_step(gone, plan, SINCE), steps.Choose)
 
 
 async def test_an_operators_two_words_are_needed_where_it_may_have_told_alone() -> None:

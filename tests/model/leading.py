@@ -11,7 +11,7 @@ from controller import plan as steps
 from controller.accepted import Accepted
 from controller.advance import SEAL_PATIENCE_MS, Outcome, accepting
 from controller.choose import rank
-from controller.decide import Mend, Start
+from controller.decide import Decision, Hold, Mend, Start
 from controller.loop import new_plan
 from controller.model import Kind, PlanRecord, Stage, View
 from controller.plan import Follow, GiveUp, NameAckers, NameIsolation, ReturnToSync, SettleAckers, Step, Wait
@@ -88,7 +88,7 @@ def plain(plan: PlanRecord) -> PlanRecord:
 
 
 def _decide(world: World, view: View, rules: Rules) -> Iterator[Move]:
-    decision = rules.decide(view, "")
+    decision: Decision = rules.decide(view, "")
     match decision:
         case Start(kind=kind, old=old, why=why):
             plan = plain(new_plan(view, kind, why, old=old, automatic=True))
@@ -96,12 +96,10 @@ def _decide(world: World, view: View, rules: Rules) -> Iterator[Move]:
                 f"controller {world.leader} begins a {kind.value} to epoch {plan.epoch}: {why}",
                 replace(world, plan=plan),
             )
-        case Mend(repairs=repairs):
+        case Mend(repairs=repairs) | Hold(repairs=repairs):
             for repair in repairs:
                 rules.check_repair(view, repair)
                 yield from _repair(world, rules, repair)
-        case _:
-            return
 
 
 def _repair(world: World, rules: Rules, repair: steps.Repair) -> Iterator[Move]:
@@ -198,7 +196,10 @@ def _done(world: World, rules: Rules, sent: Request) -> tuple[World, Outcome]:
             _, before = receiving.reachable(world, node)
             world = receiving.fence(world, rules, node, epoch)
             at = position(before.log) if before.up else None
-            return world, replace(outcome, how="read_only" if before.up else "process dead", position=at)
+            vouched = world.nodes[NODES.index(node)].memory.vouches == epoch
+            return world, replace(
+                outcome, how="read_only" if before.up else "process dead", position=at, vouched=vouched
+            )
         case steps.Seal() as step:
             world, sealed = receiving.seal(world, rules, step)
             took_ms = 0.0 if sent.plan.accepts is None else SEAL_PATIENCE_MS  # who does not answer is not waited for
@@ -237,7 +238,7 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
     for other, node in enumerate(world.nodes):
         if other != number and node.open and has_right(world, other, rules):
             world = receiving.broken(world, f"3: epoch {step.record.epoch} was opened while {NODES[other]} is open")
-    record = replace(step.record, since="", proof="")
+    record = replace(step.record, since="", proof="", revision=step.record.revision if world.may_hold else 0)
     durability = replace(step.durability, since="", why="")
     return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after, told=())
 

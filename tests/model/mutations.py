@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.clock import Nanos
-from cluster.records import Durability, DurabilityRecord, GrantRequest
+from cluster.records import Alone, Durability, DurabilityRecord, GrantRequest, Isolation
 from cluster.settings import Timing
 from controller import plan as steps
-from controller.advance import next_step
+from controller.advance import Outcome, next_step, progress
 from controller.model import Kind, PlanRecord, Stage, View
 from controller.plan import GiveUp, Step, Wait
 from healthcheck.granted import granted_until
@@ -16,7 +16,7 @@ from healthcheck.judge import Memory
 from replicator import granting, permission
 from replicator.permission import Standing
 from tests.model.rules import Rules
-from tests.model.scopes import alone, healthy, second_epoch
+from tests.model.scopes import alone, healthy, held, holding, second_epoch
 from tests.model.seeing import NOW
 from tests.model.state import Request, World
 
@@ -142,6 +142,35 @@ def _sees_no_degradation(view: View) -> View:
     return replace(view, durability=record and replace(record, mode=Durability.SYNC))
 
 
+def _takes_a_lease_for_a_proof(view: View) -> View:
+    """A controller that does not care that the primary holds while it is cut off."""
+    forgetful = replace(view.policy, holds=False)
+    return replace(view, policy=forgetful, epoch=view.epoch and replace(view.epoch, on_isolation=Isolation.PROMOTE))
+
+
+def _believed_to_have_waited(view: View) -> View:
+    """A controller that believes that nothing was told alone which is not recorded."""
+    epoch = view.epoch.epoch if view.epoch else 0
+    nodes = tuple(
+        replace(one, report=one.report and replace(one.report, alone=None, vouches=epoch)) for one in view.nodes
+    )
+    return replace(view, nodes=nodes)
+
+
+def _whatever_is_fenced_vouches(view: View, plan: PlanRecord, step: Step, outcome: Outcome) -> PlanRecord:
+    return progress(view, plan, step, replace(outcome, vouched=True))
+
+
+def _believed_to_have_let_go(view: View) -> View:
+    """A controller that believes that the primary knows by now that it must not hold."""
+    nodes = tuple(replace(one, report=one.report and replace(one.report, revision=10**6)) for one in view.nodes)
+    return replace(view, nodes=nodes)
+
+
+def _covered_by_any_record(_: Alone, record: DurabilityRecord | None) -> bool:
+    return record is not None and record.is_degraded
+
+
 def _any_transaction(_: World, __: Request) -> bool:
     return True
 
@@ -178,6 +207,18 @@ LATER = Nanos(NOW + 1)
 DEGRADED = ("durability is degraded", "db-clinic looks", "the commits of db-clinic wait no more")
 ALONE = (*DEGRADED, "a client commits", "db-clinic answers OK")
 """A client was told OK of a commit that is on db-clinic alone."""
+HELD = (
+    "db-clinic is cut off",
+    "db-clinic: its lease ends",
+    "db-clinic holds",
+    "a client commits",
+    "db-clinic answers OK",
+)
+"""A client of a primary that is cut off was told OK of a commit that is on no other disk."""
+OLDER = (*DEGRADED, "replicator toronto starts", "toronto reads", "durability is degraded, toronto is named", "toronto reads",
+         "db-clinic looks", "the commits of db-clinic wait again", "toronto has caught up", "db-clinic is cut off",
+         "db-clinic: its lease ends")  # fmt: skip
+"""The primary knows the degraded record alone; that all was in sync again was recorded, and it has not read that."""
 MUTATIONS: Mapping[str, Mutation] = {
     "a silent holder's lease has ended only after the margin": Mutation(
         Rules(margin_ms=0.0), "3", healthy(writes=0, failovers=1)),
@@ -271,4 +312,15 @@ MUTATIONS: Mapping[str, Mutation] = {
         Rules(see=_sees_no_degradation), "1", alone(), (
             *DEGRADED, "replicator toronto starts", "toronto reads", "the watchdog of db-clinic crashes",
             "db-clinic: its lease ends", "db-clinic: its record has been gone", *("controller 1",) * 8)),
+    "where a primary holds the end of its lease is no proof of fence": Mutation(
+        Rules(see=_takes_a_lease_for_a_proof), "3", holding(writes=0)),
+    "a primary that holds remembers before it answers alone": Mutation(
+        Rules(answers_unremembered=True), "2", holding()),
+    "what was answered alone is not lost by itself": Mutation(
+        Rules(see=_believed_to_have_waited, progress=_whatever_is_fenced_vouches), "2", holding(faults=2),
+        (*HELD, "the server of db-clinic crashes")),
+    "a primary holds no more only once it has said so": Mutation(
+        Rules(see=_believed_to_have_let_go, check_repair=lambda *_: None), "3", holding(writes=0, wanted=False)),
+    "only a record after it tells of what was answered alone": Mutation(
+        Rules(is_covered=_covered_by_any_record), "2", held(alone()), OLDER),
 }  # fmt: skip

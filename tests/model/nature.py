@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cluster.clock import Nanos
 from cluster.errors import OscarHaError
-from cluster.records import GrantRequest, Role
+from cluster.records import Alone, GrantRequest, Role
 from healthcheck.granted import Held, request_of, why_not_ask
 from healthcheck.roles import Signal, advance
 from replicator.granting import confirmed_by
@@ -26,6 +26,7 @@ from tests.model.seeing import (
     acker_standing,
     granted_until,
     has_right,
+    holds,
     primary_number,
     pulled_epoch,
     sites_asked,
@@ -90,7 +91,7 @@ def answers(world: World, _: Rules) -> Iterator[Move]:
         after = replace(world, told=node.log)
         if any(later.primary != NODES[number] for later in world.epochs[epoch:]):
             after = broken(after, f"1: a commit of epoch {epoch} is answered OK, the newest is {world.newest.epoch}")
-        elif not world.durability.is_degraded and not is_prefix(node.log, world.acked):
+        elif not node.alone and not world.durability.is_degraded and not is_prefix(node.log, world.acked):
             after = broken(after, f"2: {position(node.log)} is answered OK, and nobody is recorded to wait no more")
         yield f"{NODES[number]} answers OK up to {position(node.log)} by itself", after
 
@@ -100,10 +101,32 @@ def obeys(world: World, rules: Rules) -> Iterator[Move]:
     for number, node in enumerate(world.nodes):
         if not node.watched or not node.up or node.role is not Role.PRIMARY or node.durability is None:
             continue
-        waits = bool(rules.commits_wait(node.durability, node.memory.opened_epoch))
-        if waits != node.waits and (waits or (rules.lease_valid(node) and node.counted)):
+        if node.alone and rules.is_covered(node.memory.alone, node.durability):
+            known = replace(node, memory=replace(node.memory, alone=None), alone_told=False)
+            yield f"{NODES[number]} knows that it is recorded that it answers alone", with_node(world, number, known)
+            continue
+        waits = not node.alone and bool(rules.commits_wait(node.durability, node.memory.opened_epoch))
+        may = (rules.lease_valid(node) and node.counted) or (node.alone and has_right(world, number, rules))
+        if waits != node.waits and (waits or may):
             how = "again" if waits else "no more"
             yield f"the commits of {NODES[number]} wait {how}", with_node(world, number, replace(node, waits=waits))
+
+
+def goes_alone(world: World, rules: Rules) -> Iterator[Move]:
+    """A primary that holds has waited long enough: it remembers that, and lets its commits go."""
+    for number, node in enumerate(world.nodes):
+        epoch, record = node.memory.opened_epoch, node.durability
+        if not node.watched or not node.open or not node.waits or node.alone or epoch is None or record is None:
+            continue
+        by_lease = rules.lease_valid(node) and node.counted
+        if by_lease or granted_until(world, number, rules) is not None or not holds(world, number, rules):
+            continue
+        if not rules.commits_wait(record, epoch):
+            continue
+        alone = Alone(epoch=epoch, serial=record.serial, since="", position="")
+        memory = node.memory if rules.answers_unremembered else replace(node.memory, alone=alone)
+        gone = replace(node, memory=memory, waits=False, alone_told=node.lease is Lease.HELD)
+        yield f"{NODES[number]} holds, nobody acknowledges: it goes on alone", with_node(world, number, gone)
 
 
 def applies(world: World, _: Rules) -> Iterator[Move]:
@@ -151,7 +174,8 @@ def watchdogs_read(world: World, rules: Rules) -> Iterator[Move]:
 
 def _epoch_read(world: World, rules: Rules, number: int) -> Node:
     node, record = world.nodes[number], world.newest
-    node = replace(node, epoch=record.epoch, commanded=max(node.commanded, record.epoch))
+    node = replace(node, epoch=record.epoch, commanded=max(node.commanded, record.epoch), isolation=record.on_isolation,
+                   revision=record.revision)  # fmt: skip
     if node.memory.opened_epoch is not None and rules.must_fence(NODES[number], record, node.memory) is not None:
         node = replace(node, memory=node.memory.sealed(record.epoch - 1))
         return closed(node) if node.role is Role.PRIMARY else node
@@ -192,7 +216,12 @@ def counts(world: World, rules: Rules) -> Iterator[Move]:
         if not node.watched or node.role is not Role.PRIMARY or not world.reaches(node):
             continue
         known = _epoch_read(world, rules, number)
-        if known.role is not Role.PRIMARY or (world.plan is not None and world.plan.epoch > known.epoch):
+        if known.role is not Role.PRIMARY:
+            continue
+        if world.plan is not None and world.plan.epoch > known.epoch:
+            by_lease = rules.lease_valid(node) and node.counted
+            if not by_lease and holds(world, number, rules):
+                yield f"{NODES[number]} lets go: a plan for a later epoch runs", with_node(world, number, closed(known))
             continue
         known = replace(known, counted=True)
         if world.thorough and known.durability != world.durability:
@@ -283,7 +312,9 @@ def leases(world: World, rules: Rules) -> Iterator[Move]:
         closes_first = node.role is Role.PRIMARY and not rules.lease_valid(node) and not world.thorough
         for lease, story in _next(world, node, node.watched and not closes_first):
             counted = node.counted and (lease is not Lease.HELD or node.lease.recorded or node.role is not Role.PRIMARY)
-            yield f"{NODES[number]}: {story}", with_node(world, number, replace(node, lease=lease, counted=counted))
+            told = node.alone if lease is Lease.HELD else node.alone_told
+            after = replace(node, lease=lease, counted=counted, alone_told=told)
+            yield f"{NODES[number]}: {story}", with_node(world, number, after)
     for number, one in enumerate(world.replicators):
         for lease, story in _next(world, one, one.up):
             anew = lease is Lease.HELD and not one.lease.recorded and not rules.trusts_what_it_read_before
@@ -419,6 +450,7 @@ ACTIONS = (
     acknowledges,
     answers,
     obeys,
+    goes_alone,
     applies,
     replicators_read,
     watchdogs_read,

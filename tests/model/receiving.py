@@ -11,7 +11,6 @@ from cluster.position import Position
 from cluster.records import Role
 from controller.model import Promoted, Sealed
 from controller.plan import Seal
-from healthcheck.judge import Memory
 from healthcheck.roles import Signal, advance, allows
 from replicator.follow import past_epochs
 from tests.model.rules import Rules
@@ -21,6 +20,10 @@ from tests.model.state import NODES, Node, Replicator, World, is_prefix, length,
 
 def with_node(world: World, number: int, node: Node) -> World:
     """Return the world with another node."""
+    if (
+        not world.may_hold and node.memory.watched_epoch
+    ):  # it decides nothing then, and would make equal states different
+        node = replace(node, memory=replace(node.memory, watched_epoch=0))
     return replace(world, nodes=(*world.nodes[:number], node, *world.nodes[number + 1 :]))
 
 
@@ -94,7 +97,8 @@ def admit(world: World, rules: Rules, name: str, epoch: int) -> World:
 def opened(world: World, rules: Rules, number: int) -> Node:
     """Return the node after its watchdog opened it by the newest record. Raises Refused when it may not."""
     node, record = world.nodes[number], world.newest
-    node = replace(node, epoch=record.epoch, commanded=max(node.commanded, record.epoch))
+    node = replace(node, epoch=record.epoch, commanded=max(node.commanded, record.epoch), isolation=record.on_isolation,
+                   revision=record.revision)  # fmt: skip
     if node.role is Role.PRIMARY and node.memory.opened_epoch == record.epoch:
         return node
     refusal = rules.why_not_open(NODES[number], str(node.generation), record, node.memory)
@@ -125,7 +129,7 @@ def follow(world: World, rules: Rules, name: str, epoch: int) -> World:
         return world
     if rules.judge_history(Position.parse(position(node.log)), record.lineage, None) is not History.EQUAL_OR_BEHIND:
         raise Refused("it is ahead", hint="rescue, then rewind")
-    memory = Memory(generation=str(node.generation), sealed_epoch=node.memory.sealed_epoch)
+    memory = node.memory.for_generation("").for_generation(str(node.generation))
     # `joining` and `standby` differ in lag alone, which the model does not know.
     return with_node(world, number, replace(node, memory=memory, role=Role.STANDBY, waits=True))
 

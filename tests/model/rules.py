@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster.errors import FencedOut, Refused
 from cluster.lineage import judge_history
+from cluster.records import Alone
 from controller.advance import failed, next_step, progress
 from controller.decide import decide
 from controller.invariants import check_repair, check_step
@@ -69,6 +70,10 @@ class Rules:
     why_not_grant: Rule = granting.why_not_grant
     granted_until: Rule = granted.granted_until
     commits_wait: Rule = judge.commits_wait
+    may_hold: Rule = judge.may_hold
+    is_covered: Rule = Alone.is_covered
+    answers_unremembered: bool = False
+    """A primary that holds lets commits go before it has remembered that."""
     returns_before_all_is_there: bool = False
     """Sync is recorded though who is named lacks what was written meanwhile."""
     counts_at_once: bool = False

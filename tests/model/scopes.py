@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.records import Durability, DurabilityRecord, EpochRecord, Role
+from cluster.records import Durability, DurabilityRecord, EpochRecord, Isolation, Role
 from healthcheck.judge import Memory
 from tests.model.state import NODES, Lease, Node, Replicator, World, lineage_entry
 
@@ -41,6 +41,23 @@ def alone(*, faults: int = 1, writes: int = 1, failovers: int = 0) -> World:
     begun = healthy(writes=writes, faults=faults, failovers=failovers)
     gone = tuple(replace(one, up=False, lease=Lease.ENDED, epoch=0, durability=None) for one in begun.replicators)
     return replace(begun, replicators=gone, available=True)
+
+
+def holding(
+    *, writes: int = 1, faults: int = 1, failovers: int = 0, switchovers: int = 0, losses: int = 0, wanted: bool = True
+) -> World:
+    """Return db-clinic as a primary that holds while it is cut off; unless it is `wanted` the settings say promote by now."""
+    return held(
+        healthy(writes=writes, faults=faults, failovers=failovers, switchovers=switchovers, losses=losses),
+        wanted=wanted,
+    )
+
+
+def held(begun: World, *, wanted: bool = True) -> World:
+    """Return a world in which the record says that the primary holds while it is cut off, and it knows that."""
+    record = replace(begun.newest, on_isolation=Isolation.HOLD)
+    primary = replace(begun.nodes[0], isolation=Isolation.HOLD)
+    return replace(begun, epochs=(record,), nodes=(primary, *begun.nodes[1:]), holds=wanted, available=True)
 
 
 def second_epoch(*, writes: int = 0, faults: int = 2) -> World:

@@ -1,10 +1,11 @@
 """From a state of the model to the facts that production code judges."""
 
+from dataclasses import replace
 from functools import cache
 
 from cluster.clock import Nanos
 from cluster.lease import held_until
-from cluster.records import Database, DurabilityRecord, EpochRecord, Mark, NodeReport, ReplicatorReport, Role
+from cluster.records import Database, DurabilityRecord, EpochRecord, Isolation, Mark, NodeReport, ReplicatorReport, Role
 from cluster.settings import Timing
 from controller.ackers import HOLD_MS
 from controller.model import NodeFacts, Policy, ReplicatorFacts, View
@@ -30,13 +31,15 @@ def absent_ms(lease: Lease) -> float | None:
 @cache
 def node_facts(number: int, node: Node, generation: str, serial: int | None) -> NodeFacts:
     """Return what a controller knows of a node. A dead watchdog's last report stands while its session does."""
+    told = node.memory if node.alone_told else replace(node.memory, alone=None)
     report = NodeReport(
         node=NODES[number], site=SITES[number], server_id=number + 1, role=node.role,
         database=Database.UP if node.up else Database.DOWN, epoch=node.commanded, sealed_epoch=node.memory.sealed_epoch,
         read_only=not node.open, position=position(node.log), lag_ms=1.0,
         lease_epoch=node.memory.opened_epoch if node.role is Role.PRIMARY else None, resumable=node.resumable,
         generation=generation, server_version="10.11.19", replicating=node.role is Role.STANDBY, why="", url="",
-        serial=serial, waits_by=serial if node.open and node.waits else None,
+        serial=serial, waits_by=serial if node.open and node.waits and not node.alone else None,
+        revision=node.revision if node.role is Role.PRIMARY else None, alone=told.alone, vouches=told.vouches,
     )  # fmt: skip
     seen = report if node.lease.recorded else None
     return NodeFacts(name=NODES[number], site=SITES[number], server_id=number + 1, report=seen,
@@ -77,7 +80,7 @@ def view_of(world: World, rules: Rules) -> View:
     return rules.see(
         View(
             policy=Policy(sites=SITES, initial_primary=NODES[0], lease_margin_ms=rules.margin_ms, watchdog_grace_ms=5_000.0,
-                          automatic_max=1_000, degrade_after_ms=0.0 if world.available else None),
+                          automatic_max=1_000, degrade_after_ms=0.0 if world.available else None, holds=world.holds),
             nodes=tuple(
                 node_facts(number, node, rules.generation(node), _known_serial(world, node))
                 for number, node in enumerate(world.nodes)
@@ -136,7 +139,16 @@ def has_right(world: World, number: int, rules: Rules) -> bool:
     node = world.nodes[number]
     if rules.lease_valid(node) and (node.counted or rules.counts_at_once):
         return True
-    return granted_until(world, number, rules) is not None
+    return granted_until(world, number, rules) is not None or holds(world, number, rules)
+
+
+def holds(world: World, number: int, rules: Rules) -> bool:
+    """Return whether a watchdog may keep open what it opened with neither lease nor grants."""
+    node = world.nodes[number]
+    if node.role is not Role.PRIMARY or node.isolation is Isolation.PROMOTE:
+        return False
+    known = replace(world.epochs[node.epoch - 1], on_isolation=node.isolation, revision=node.revision)
+    return bool(rules.may_hold(known, node.memory, node.revision))
 
 
 def serves_clinics(world: World, number: int, rules: Rules) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cluster.position import Position
-from cluster.records import DurabilityRecord, EpochRecord, LineageEntry, Role
+from cluster.records import DurabilityRecord, EpochRecord, Isolation, LineageEntry, Role
 from controller.model import PlanRecord
 from controller.plan import Step
 from healthcheck.judge import Memory
@@ -66,6 +66,16 @@ class Node:
     """Its commits wait for an acknowledgement."""
     grants: frozenset[str] = frozenset()
     """Sites whose grants it relies on."""
+    isolation: Isolation = Isolation.PROMOTE
+    revision: int = 0
+    """What the epoch's record said of isolation when the watchdog read it, and which revision that was."""
+    alone_told: bool = False
+    """Its report says already that it answered alone: one that is cut off tells what was before."""
+
+    @property
+    def alone(self) -> bool:
+        """Return whether it lets commits go without a record of that, and has remembered it."""
+        return self.memory.alone is not None and self.memory.alone.epoch == self.memory.opened_epoch
 
     @property
     def resumable(self) -> bool:
@@ -119,6 +129,8 @@ class World:
     """The longest log of which a replicator has acknowledged the end: its clients may have been told."""
     told: Log = ()
     """The longest log whose end a client was told of though nobody had acknowledged it; a return to sync promises it."""
+    holds: bool = False
+    """The settings say that a primary holds while it is cut off."""
     available: bool = False
     """Commits do not wait for ever: that is recorded, and they wait no more."""
     writes: int = 0
@@ -141,6 +153,11 @@ class World:
     def reaches(self, holder: Node | Replicator) -> bool:
         """Return whether somebody's calls to ZooKeeper are answered."""
         return holder.lease is Lease.HELD and not self.gone
+
+    @property
+    def may_hold(self) -> bool:
+        """Return whether anybody here may ever hold."""
+        return self.holds or self.newest.may_hold
 
     @property
     def newest(self) -> EpochRecord:

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.model.checker import Explored, explore
-from tests.model.mutations import MUTATIONS, OUTAGE, Mutation
+from tests.model.mutations import HELD, MUTATIONS, OUTAGE, Mutation
 from tests.model.rules import Rules
-from tests.model.scopes import alone, healthy, second_epoch
+from tests.model.scopes import alone, healthy, holding, second_epoch
 
 LARGE_STATES_MIN = 100_000
 
@@ -43,6 +43,28 @@ def test_whatever_an_operator_accepts_to_lose_two_writers_are_impossible() -> No
     require_kept("a loss is accepted", explore(healthy(writes=0, faults=0, losses=1), Rules()))
 
 
+def test_a_primary_that_holds_while_it_is_cut_off_keeps_every_promise() -> None:
+    require_kept("a primary holds, one fault", explore(holding(writes=0), Rules()))
+    require_kept(
+        "operators, while it may hold", explore(holding(writes=0, faults=0, switchovers=1, failovers=1), Rules())
+    )
+    require_kept("it was told alone", explore(holding(), Rules(), begins=HELD))
+
+
+def explore_holding() -> int:
+    """Explore what may happen to a primary that holds; return how many states that are."""
+    scopes = {
+        "a primary holds, a commit, one fault": holding(),
+        "the settings do not say hold any more, one fault": holding(writes=0, wanted=False),
+    }
+    states = 0
+    for name, start in scopes.items():
+        found = explore(start, Rules())
+        require_kept(name, found)
+        states += found.states
+    return states
+
+
 def explore_losses() -> int:
     """Explore what may happen when the acker is gone with what it alone acknowledged; return how many states that are."""
     gone = (*_TORONTO_ALONE, *_TORONTO_GONE)
@@ -76,7 +98,7 @@ def test_a_hundred_thousand_states_keep_every_promise() -> None:
         "a switchover, one fault": healthy(writes=0, switchovers=1),
         "after a failover, a commit, one fault": second_epoch(writes=1, faults=1),
     }
-    states = explore_outages() + explore_losses()
+    states = explore_outages() + explore_losses() + explore_holding()
     for name, start in scopes.items():
         found = explore(start, Rules())
         require_kept(name, found)
