@@ -115,7 +115,9 @@ class Watchdog:
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
         self._epoch_news, self._epoch_watched = asyncio.Event(), False
-        self._certain: int | None = None  # the revision of the epoch's record read behind a write of our own
+        # The session that we have written in, and the revision of the epoch's record that we have read in it after that.
+        self._written_in: int | None = None
+        self._certain: int | None = None
         self._published: object = None
         self._slow_look, self._accounts_look = _Every(self.timing.renew_interval_ms), _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
@@ -296,7 +298,7 @@ class Watchdog:
             report = self.report()
             self._published = _essence(report)
             try:
-                await self.coordination.publish(f"nodes/{self.node.name}", report)
+                await self._publish(report)
                 self._trouble.is_over("publish")
             except Unreachable as error:
                 self._published = None
@@ -512,7 +514,7 @@ class Watchdog:
     async def read_epoch(self) -> None:
         # One watch at a time: kazoo keeps every one it is given until it fires.
         watch, self._epoch_watched = None if self._epoch_watched else self._on_epoch_news, True
-        written = self.coordination.record_since is not None
+        written_in = self._written_in
         try:
             found = await self.coordination.read(EpochRecord, "epoch", watch)
         except OscarHaError:
@@ -520,9 +522,7 @@ class Watchdog:
             raise
         if found is None or (self.record is not None and _age(found[0]) < _age(self.record)):
             return  # a member that lags behind the quorum answers with the past
-        self.record = record = found[0]
-        if written:
-            self._certain = record.revision
+        self._note_record(record := found[0], written_in)
         self._seen_epoch = max(self._seen_epoch, record.epoch)
         self._tell_changes()
         why = judge.must_fence(self.node.name, record, self.memory)
@@ -539,6 +539,17 @@ class Watchdog:
         ):
             # The controller may have died between naming us and telling us.
             await self._open(record, f"primary of epoch {record.epoch}")
+
+    def _note_record(self, record: EpochRecord, written_in: int | None) -> None:
+        """Keep a record. Read in a session in which we had written before, it is not of the past of that write."""
+        self.record = record
+        if written_in is not None and written_in == self.coordination.session_id:
+            self._certain = record.revision
+
+    async def _publish(self, report: NodeReport) -> None:
+        session = self.coordination.session_id
+        await self.coordination.publish(f"nodes/{self.node.name}", report)
+        self._written_in = session if session == self.coordination.session_id else None
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -597,7 +608,7 @@ class Watchdog:
 
     async def open(self, epoch: int) -> Role:
         """Open the database as the primary of `epoch`, if ZooKeeper says so now. Raises FencedOut."""
-        written = self.coordination.record_since is not None
+        written_in = self._written_in
         found = await self.coordination.read(EpochRecord, "epoch")
         if found is None or found[0].epoch < epoch:
             raise Conflict(f"epoch {epoch} is not recorded yet", hint="try again")
@@ -605,7 +616,7 @@ class Watchdog:
         if record.epoch != epoch or record.primary != self.node.name or epoch <= self.memory.sealed_epoch:
             raise FencedOut(f"epoch {record.epoch} names {record.primary}, sealed is {self.memory.sealed_epoch}")
         if self.record is None or _age(record) >= _age(self.record):
-            self.record, self._certain = record, record.revision if written else self._certain
+            self._note_record(record, written_in)
         self._seen_epoch = max(self._seen_epoch, epoch)
         await self._open(record, f"primary of epoch {epoch}")
         return self.role
@@ -758,7 +769,7 @@ class Watchdog:
         """Make sure of a lease that lasts: half of one is left, or a new one is taken now."""
         enough_ms = (self.timing.session_ttl_ms - self.timing.lease_margin_ms) / 2
         if not self.coordination.lease_valid(clock.after(clock.now(), enough_ms)):
-            await self.coordination.publish(f"nodes/{self.node.name}", self.report())
+            await self._publish(self.report())
         if not self.coordination.lease_valid(clock.now()):
             raise Unreachable("the lease was not granted")
 
