@@ -59,6 +59,8 @@ CAUGHT_UP_LOOKS = 2
 WORKERS = ("act", "fence", "halt", "drain", "memory")
 SESSIONS = (1, 2, 1)
 """What is kept for acting, fencing and draining; a fence asks in one session while the other waits."""
+_NOWHERE: int | None = None
+"""Of the session that we have written in, and of the revision of the epoch's record that we have read in it after that."""
 Result = TypeVar("Result")
 log = structlog.get_logger()
 
@@ -115,9 +117,7 @@ class Watchdog:
         self._acting = asyncio.Lock()
         self._news = asyncio.Event()
         self._epoch_news, self._epoch_watched = asyncio.Event(), False
-        # The session that we have written in, and the revision of the epoch's record that we have read in it after that.
-        self._written_in: int | None = None
-        self._certain: int | None = None
+        self._written_in, self._certain = _NOWHERE, _NOWHERE
         self._published: object = None
         self._slow_look, self._accounts_look = _Every(self.timing.renew_interval_ms), _Every(ACCOUNTS_LOOK_MS)
         self._restart = _Every(RESTART_REPLICATION_MS)
