@@ -1,0 +1,157 @@
+"""`failover.on_isolation = "hold"`: the clinic's line is cut and its LAN is kept. It writes on, nobody is promoted, nothing is lost.
+
+And a primary that is really dead is replaced by an operator's word. That `promote` fences and replaces it: test_partitions.py.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos import checks
+from chaos.history import all_kept, outage_ms
+from chaos.lab import build, control, ledger, remove
+from chaos.lab.layout import Layout, Request, Wires
+from chaos.lab_remote import RemoteLab, wait_until
+from chaos.run_folder import keep_logs
+from chaos.traffic import Traffic, prepare
+from chaos.traffic_journal import Journal
+from cluster import clock, settings
+from cluster.clock import Nanos
+from cluster.http import Client
+from tests.conftest import require
+from tests.lab.running import missing
+from tests.lab.test_accepted_loss import oscar_ha
+from tests.lab.test_partitions import CHECK_MS, TRAFFIC_SECONDS_MAX, WRITE_MS, Apart, Quiet
+
+pytestmark = pytest.mark.servers
+HOLDS: dict[str, Any] = {
+    "failover": {"on_isolation": "hold"}, "durability": {"policy": "available", "degrade_after_seconds": 3},
+}  # fmt: skip
+AT_HOME = "clinic-1"
+"""The clinic on the LAN of the primary."""
+HOME = "clinic"
+GAP_MS = 30_000.0
+"""Its writes wait for degrade_after_seconds, and for a lease to end; far above what is measured."""
+MODE_MS = 60_000.0
+
+
+class Holding(Apart):
+    """A lab whose primary is to hold."""
+
+    def outside(self, path: str) -> dict[str, Any]:
+        """Ask a controller that is not in the clinic's building."""
+        ones = [one for one in settings.load(Layout(self.directory).settings).controllers if one.site != HOME]
+
+        async def ask() -> dict[str, Any]:
+            async with Client(self.lab.file.token) as client:
+                return dict(await client.get(f"{ones[0].url}{path}", deadline_ms=2_000.0))
+
+        return asyncio.run(ask())
+
+    def codes(self) -> set[str]:
+        return {one["code"] for one in self.outside("/v1/readiness")["reasons"]}
+
+    def wait_code(self, code: str) -> None:
+        wait_until(lambda: "" if code in self.codes() else str(self.codes()), deadline_ms=MODE_MS, what=code)
+
+    def wait_mode(self, mode: str) -> None:
+        def other() -> str:
+            record = self.outside("/v1/cluster")["durability"]
+            return "" if record["mode"] == mode else str(record)
+
+        wait_until(other, deadline_ms=MODE_MS, what=f"not {mode}")
+
+    def wait_home_writes(self, after: Nanos) -> None:
+        (writer,) = [one for one in self.traffic.writers if one.clinic.name == AT_HOME]
+        wait_until(lambda: "" if writer.has_written(after) else "no write", deadline_ms=WRITE_MS, what=AT_HOME)
+
+
+@pytest.fixture(scope="module")
+def holding(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Holding]:
+    require(missing())
+    failed_before = request.session.testsfailed
+    directory = tmp_path_factory.mktemp("holding") / "lab"
+    asked = Request(
+        directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid(), policies=HOLDS
+    )
+    build.up(asked, Quiet())
+    try:
+        if ledger.require(Layout(directory)).network is None:
+            pytest.skip("network namespaces are not allowed here")
+        lab = RemoteLab(directory)
+        prepare(lab.file.clinics[0], deadline_ms=30_000.0)
+        with (
+            closing(Journal(directory.parent / "journal.jsonl")) as journal,
+            Traffic(lab.file.clinics, journal, seconds=TRAFFIC_SECONDS_MAX, nodes=lab.file.nodes) as traffic,
+        ):
+            yield Holding(directory, lab, traffic)
+    finally:
+        if request.session.testsfailed > failed_before:
+            keep_logs(directory, Path("build") / "test-logs")
+        remove.down(directory, keep=False)
+
+
+@pytest.mark.timeout(400)
+def test_a_clinic_whose_line_is_cut_writes_on_and_nobody_is_promoted(holding: Holding) -> None:
+    holding.ready()
+    before = holding.now()
+    with holding.lab.cut(HOME, keep_lan=True):
+        cut_at = clock.now()
+        holding.wait_code("primary_cut_off")
+        holding.wait_mode("degraded")
+        holding.wait_home_writes(clock.now())
+        holding.beyond_every_lease()
+        held_on = clock.now()
+        holding.wait_home_writes(held_on)
+        gap_ms = outage_ms(holding.traffic.history, AT_HOME, start=cut_at, end=clock.now())
+        epoch, plan = holding.outside("/v1/cluster")["epoch"], holding.outside("/v1/cluster")["plan"]
+    healed_at = clock.now()
+    holding.wait_mode("sync")
+    in_sync_ms = clock.ms_between(healed_at, clock.now())
+    holding.ready()
+    print(f"\nhold: the clinic wrote nothing for {gap_ms} ms, in sync {in_sync_ms:.0f} ms after the line was back")
+    code, told = oscar_ha(holding.lab, "history")
+
+    assert (epoch["primary"], epoch["epoch"], plan) == (before.node, before.epoch, None)
+    assert holding.lab.primary() == (before.node, before.epoch)
+    assert gap_ms is not None
+    assert gap_ms < GAP_MS
+    assert code == 0, told
+    assert holding.lab.cluster()["nodes"][0]["alone"] is None
+
+
+@pytest.mark.timeout(400)
+def test_a_primary_that_is_really_dead_is_replaced_by_an_operators_word(holding: Holding) -> None:
+    """Its server and its watchdog die at once, as a host does: by itself nothing happens, whatever the lease says."""
+    holding.ready()
+    before = holding.now()
+    control.kill(holding.directory, f"watchdog-{HOME}", before.node)
+    holding.wait_code("primary_cut_off")
+    holding.beyond_every_lease()
+    assert holding.lab.primary() == (before.node, before.epoch), "nobody is promoted without a word"
+    code, told = oscar_ha(holding.lab, "failover", "--yes", "--allow-data-loss", "transactions=unknown,seconds=unknown")
+    assert code != 0, told
+    assert "--primary-is-off" in told
+    words = ("--primary-is-off", "--allow-data-loss", "transactions=unknown,seconds=unknown", "--why", "it burnt down")
+    code, told = oscar_ha(holding.lab, "failover", "--yes", *words)
+    assert holding.lab.primary()[1] == before.epoch + 1, told
+    holding.goes_on()
+    code, told = oscar_ha(holding.lab, "explain", "last")
+
+    assert "an operator said that nothing of it ran any more" in told, (code, told)
+
+
+@pytest.mark.timeout(400)
+def test_after_both_every_node_is_a_standby_again_and_nothing_acknowledged_is_lost(holding: Holding) -> None:
+    control.start(holding.directory, "db-clinic")
+    control.start(holding.directory, f"watchdog-{HOME}")
+    holding.whole()
+    holding.traffic.stop()
+    findings = checks.judge(holding.traffic.history, holding.lab.file, deadline_ms=CHECK_MS)
+
+    assert all_kept(findings.values()), findings
