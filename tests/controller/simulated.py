@@ -166,6 +166,7 @@ class SimulatedNode(Part):
         self.restart: RestartReport | None = None
         self.crashed, self.health = False, Health()
         self.lag_ms = 0.0
+        self.reads_revisions, self.revision, self.vouches = True, 0, False
         self.seeds = asyncio.Event()
         """Not set: an order to seed is answered only later."""
         self.seeds.set()
@@ -177,11 +178,13 @@ class SimulatedNode(Part):
             position=self.position, lag_ms=self.lag_ms, lag_age_ms=0.0, lease_epoch=self.lease_epoch, resumable=False, generation="1",
             server_version="10.11.19-MariaDB", replicating=self.role is Role.STANDBY, why="simulated",
             url=self.node.watchdog_url, position_age_ms=0.0, rescue=self.rescue, seeding=self.seeding, serial=SERIAL_MAX,
-            crashed=self.crashed, restart=self.restart, health=self.health,
+            crashed=self.crashed, restart=self.restart, health=self.health, revision=self.revision,
+            vouches=self.epoch if self.vouches else None,
         )  # fmt: skip
 
     def see_epoch(self, record: EpochRecord) -> None:
         self.epoch = max(self.epoch, record.epoch)
+        self.revision = record.revision if self.reads_revisions else self.revision
         if record.primary != self.node.name and self.role is Role.PRIMARY:
             self.role, self.lease_epoch = Role.FENCED, None
 
@@ -211,6 +214,7 @@ class SimulatedNode(Part):
             "fenced": True,
             "position": None if dead else self.position,
             "how": "process dead" if dead else "read_only",
+            "vouches": epoch if self.vouches else None,
         }
 
     def _follow(self, epoch: int, _: dict[str, object]) -> dict[str, object]:

@@ -105,11 +105,11 @@ class Trial:
 
 @asynccontextmanager
 async def a_trial(
-    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5, hooks: tuple[Hook, ...] = ()
-) -> AsyncIterator[Trial]:
-    settings = replace(
-        simulated_settings(root, zookeeper), failover=FailoverRules(automatic_max=automatic_max), hooks=hooks
-    )
+    zookeeper: ZooKeeperServer, root: str, controllers: int = 2, automatic_max: int = 5, hooks: tuple[Hook, ...] = (),
+    **settings_of: Any,
+) -> AsyncIterator[Trial]:  # fmt: skip
+    rules: dict[str, Any] = {"failover": FailoverRules(automatic_max=automatic_max), "hooks": hooks}
+    settings = replace(simulated_settings(root, zookeeper), **rules | settings_of)
     async with Client(TOKEN) as client, SimulatedCluster(settings) as cluster:
         trial = Trial(cluster, client)
         try:

@@ -26,7 +26,16 @@ from cluster.http import Client
 from tests.conftest import require
 from tests.lab.running import missing
 from tests.lab.test_accepted_loss import oscar_ha
-from tests.lab.test_partitions import CHECK_MS, TRAFFIC_SECONDS_MAX, WRITE_MS, Apart, Quiet
+from tests.lab.test_partitions import (
+    CHECK_MS,
+    PARTITION_OUTAGE_MS,
+    PLAN_MS,
+    READY_MS,
+    TRAFFIC_SECONDS_MAX,
+    WRITE_MS,
+    Apart,
+    Quiet,
+)
 
 pytestmark = pytest.mark.servers
 HOLDS: dict[str, Any] = {
@@ -147,9 +156,26 @@ def test_a_primary_that_is_really_dead_is_replaced_by_an_operators_word(holding:
 
 
 @pytest.mark.timeout(400)
-def test_after_both_every_node_is_a_standby_again_and_nothing_acknowledged_is_lost(holding: Holding) -> None:
-    control.start(holding.directory, "db-clinic")
-    control.start(holding.directory, f"watchdog-{HOME}")
+def test_a_crash_of_its_server_alone_is_still_failed_over_by_itself(holding: Holding) -> None:
+    """The watchdog lives, sees it dead and vouches that nothing was told alone: no person is needed."""
+    for name in ("db-clinic", f"watchdog-{HOME}"):
+        control.start(holding.directory, name)
+    holding.whole()
+    crash = holding.lab.crash_primary()
+    record = holding.lab.wait_plan(crash.epoch, deadline_ms=PLAN_MS)
+    holding.goes_on()
+    gap_ms = max(gap or 0.0 for gap in holding.gaps(crash).values())
+    print(f"\nhold: a crashed server was replaced by itself, no clinic waited longer than {gap_ms:.0f} ms")
+    rejoin = holding.lab.come_back(crash.node, deadline_ms=READY_MS)
+
+    assert record["automatic"], record
+    assert "process is dead" in record["proof"], record
+    assert gap_ms < PARTITION_OUTAGE_MS
+    assert rejoin.rejoined, rejoin
+
+
+@pytest.mark.timeout(400)
+def test_after_all_of_it_every_node_is_a_standby_again_and_nothing_acknowledged_is_lost(holding: Holding) -> None:
     holding.whole()
     holding.traffic.stop()
     findings = checks.judge(holding.traffic.history, holding.lab.file, deadline_ms=CHECK_MS)
