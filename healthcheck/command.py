@@ -62,7 +62,11 @@ async def _run(loaded: Settings, node: Node, secrets: Secrets) -> None:
         api.application(watchdog, secrets.token), node.host, node.watchdog_port, what=f"watchdog {node.name}"
     )
     try:
-        await coordination.start(deadline_ms=START_DEADLINE_MS)
+        try:
+            await coordination.start(deadline_ms=START_DEADLINE_MS)
+        except OscarHaError:
+            await watchdog.close_unwatched()
+            raise
         try:
             await _until_told(watchdog)
         finally:

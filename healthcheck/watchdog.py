@@ -828,6 +828,15 @@ class Watchdog:
             self._fencing.session, patience=patience, deadline=deadline, keep=self.prober.session_numbers
         )
 
+    async def close_unwatched(self) -> None:
+        """Close what answers its clients alone, before we end because ZooKeeper is not heard: nobody would watch it."""
+        self.prober.look()
+        alone = self.memory.alone
+        if alone is None or alone.epoch != self.memory.opened_epoch or self.memory.generation != self.prober.generation:
+            return
+        await self.prober.ask(slow=False, opened=False, writer=None)
+        await self._close("it answered alone, and ZooKeeper is not heard")
+
     async def _kill(self, why: str) -> Fenced:
         """Kill the server process: no process, no writes. Raises DeadlinePassed when it does not even die."""
         server = self.prober.server

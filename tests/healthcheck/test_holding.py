@@ -154,16 +154,21 @@ def test_a_watchdog_that_is_restarted_while_it_is_cut_off_answers_nobody_until_z
     site, proxy = cut_off
     watchdog = begin(site)
     cut(site, proxy)
-    watchdog.wait_for(holds=True)
+    site.silence_acker()
+    with committing(site, 1) as told:
+        assert told.wait(20.0)
     watchdog.kill()
     again = subprocess.run(
         [OSCAR_HA, "watchdog", "run", "--settings", str(site.settings_path), "--node", "one"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+    closed = site.one.value("SELECT @@read_only")
     with Proxy(proxy.target, port=proxy.port):
         watchdog.start()
-        watchdog.wait_for(role="primary", holds=False)
+        back = watchdog.wait_for(role="primary", holds=False)
 
+    assert closed == 1, "nobody watches it: it must not answer anybody alone"
+    assert back["alone"] is not None
     assert again.returncode == 2, again.stderr
     assert "no ZooKeeper answers" in again.stdout + again.stderr
 
