@@ -21,6 +21,7 @@ from chaos.traffic_journal import Journal
 from chaos.traffic_script import CHANGEABLE, TABLES, Script, Statement
 from cluster import clock
 from cluster.clock import Nanos
+from cluster.connection import QuickConnection
 from cluster.errors import BadInput, DeadlinePassed, Unreachable
 
 WRITES_PER_SECOND = 40.0
@@ -313,7 +314,7 @@ def open_connection(
     *, host: str, port: int, user: str, password: str, database: str | None = None, read_timeout: int = READ_TIMEOUT_S
 ) -> AnyConnection:
     """Return an autocommit connection with OSCAR's settings and a deadline on everything."""
-    connection: AnyConnection = pymysql.connect(
+    connection: AnyConnection = QuickConnection(
         host=host, port=port, user=user, password=password, database=database, charset="utf8mb3", autocommit=True,
         sql_mode="", connect_timeout=CONNECT_TIMEOUT_S, read_timeout=read_timeout, write_timeout=read_timeout,
         defer_connect=True,

@@ -16,6 +16,7 @@ from pymysql.connections import Connection
 from pymysql.converters import escape_string
 
 from cluster import clock
+from cluster.connection import QuickConnection
 from cluster.dialect import ClientSession, Doing, Load, Probe, Promoted, Replication
 from cluster.errors import BadInput, CannotWrite, OscarHaError, Refused, Unreachable
 from cluster.mariadb_load import load_of
@@ -615,7 +616,7 @@ def problems(variables: Mapping[str, str], server_id: int) -> list[str]:
 def _connect(node: Node, port: int, settings: Settings, secrets: Secrets, deadline_ms: float) -> "Connection[Any]":
     seconds = _seconds(deadline_ms)
     try:
-        return pymysql.connect(
+        return QuickConnection(
             host=node.host,
             port=port,
             user=settings.accounts.admin_user,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pymysql
 
+from cluster.connection import QuickConnection
 from cluster.errors import BadInput, OscarHaError, Refused
 from cluster.position import Position
 
@@ -181,7 +182,7 @@ def missing_programs(which: Sequence[str | None]) -> str:
 
 
 def _connect(socket: Path, user: str, password: str) -> "pymysql.Connection[pymysql.cursors.Cursor]":
-    return pymysql.connect(
+    return QuickConnection(
         unix_socket=str(socket), user=user, password=password, autocommit=True, charset="utf8mb4",
         connect_timeout=SQL_SECONDS_MAX, read_timeout=SQL_SECONDS_MAX, write_timeout=SQL_SECONDS_MAX,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from functools import partial
 import pymysql
 from pymysql.constants import ER
 
+from cluster.connection import QuickConnection
 from cluster.errors import BadInput, Refused, Unreachable
 from cluster.settings import Clinic, Settings
 from controller.apart import apart
@@ -26,7 +27,7 @@ async def verify(settings: Settings, password: str, clinic: Clinic, server_id: i
 def _verify(settings: Settings, password: str, clinic: Clinic, server_id: int, epoch: int) -> None:
     where = f"{clinic.name} at {clinic.host}:{clinic.port}"
     try:
-        connection = pymysql.connect(
+        connection = QuickConnection(
             host=clinic.host,
             port=clinic.port,
             user=settings.accounts.verify_user,

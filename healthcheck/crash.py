@@ -18,6 +18,7 @@ import structlog
 
 from cluster import clock, mariadb_backup
 from cluster.binlog.framing import MAGIC
+from cluster.connection import QuickConnection
 from cluster.errors import DeadlinePassed, OscarHaError
 from healthcheck.seed_orders import last_words
 
@@ -108,7 +109,7 @@ def _said(rooms: Path) -> str:
 
 def _shut_down(socket: Path, user: str, password: str) -> None:
     try:
-        with closing(pymysql.connect(unix_socket=str(socket), user=user, password=password,
+        with closing(QuickConnection(unix_socket=str(socket), user=user, password=password,
                                      connect_timeout=SQL_SECONDS_MAX, read_timeout=SQL_SECONDS_MAX)) as connection:  # fmt: skip
             connection.cursor().execute("SHUTDOWN")
     except pymysql.MySQLError as error:

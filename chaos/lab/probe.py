@@ -14,6 +14,7 @@ import pymysql
 
 from chaos.lab.layout import DATABASE, HOST, OSCAR_USER
 from chaos.lab.names import Kind, Part
+from cluster.connection import QuickConnection
 from cluster.errors import OscarHaError, Unreachable
 from cluster.http import Client
 from cluster.settings import Settings
@@ -80,7 +81,7 @@ def endpoint(host: str, port: int, password: str) -> "pymysql.connections.Connec
     if not listens(host, port):
         raise Unreachable(f"{host}:{port} does not answer")
     try:
-        return pymysql.connect(
+        return QuickConnection(
             host=host, port=port, user=OSCAR_USER, password=password, database=DATABASE, autocommit=True,
             connect_timeout=SQL_DEADLINE_SECONDS, read_timeout=SQL_DEADLINE_SECONDS, write_timeout=SQL_DEADLINE_SECONDS,
         )  # fmt: skip

@@ -1,9 +1,11 @@
 """Whoever answers at a source's address may ask for the password in a form that it can read: without TLS it gets none."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -11,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cluster.binlog.framing import packet
-from cluster.connection import StrictConnection
+from cluster.certificates import make_authority
+from cluster.connection import QuickConnection, StrictConnection
 from cluster.errors import BadInput
 from replicator import wire
 
@@ -96,3 +99,23 @@ def test_a_proof_that_tells_nothing_is_given() -> None:
 
     assert wire.native_proof(PASSWORD, SALT) in asker.heard
     assert PASSWORD.encode() not in asker.heard
+
+
+def test_a_connection_that_believes_anybody_does_not_read_what_the_system_believes() -> None:
+    """The driver read all of it each time, 16 ms of a processor, for a switchover's every client, check and watchdog."""
+    one, other = (QuickConnection(user="u", password=PASSWORD, defer_connect=True) for _ in range(2))
+
+    assert one.ctx is other.ctx  # type: ignore[attr-defined]  # not in the stubs
+    assert one.ctx.verify_mode is ssl.CERT_NONE  # type: ignore[attr-defined]  # likewise
+    assert one.ssl, "TLS where it is offered, as ever"
+
+
+def test_who_names_an_authority_is_given_its_certificates(tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(make_authority("clinic").certificate_pem)
+    connection = QuickConnection(
+        user="u", password=PASSWORD, ssl_ca=str(authority), ssl_verify_cert=True, defer_connect=True
+    )
+
+    assert connection.ctx.verify_mode is ssl.CERT_REQUIRED  # type: ignore[attr-defined]  # not in the stubs
+    assert len(connection.ctx.get_ca_certs()) == 1  # type: ignore[attr-defined]  # likewise
