@@ -1,12 +1,12 @@
 """`failover.on_isolation = "hold"`: the clinic's line is cut and its LAN is kept. It writes on, nobody is promoted, nothing is lost.
 
-And a primary that is really dead is replaced by an operator's word. That `promote` fences and replaces it: test_partitions.py.
+And a primary that is really dead is replaced by an operator's word. The same cut with `promote`: test_isolation_promote.py.
 """
 
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,13 @@ class Holding(Apart):
         wait_until(lambda: "" if writer.has_written(after) else "no write", deadline_ms=WRITE_MS, what=AT_HOME)
 
 
-@pytest.fixture(scope="module")
-def holding(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Holding]:
+@contextmanager
+def a_lab(directory: Path, request: pytest.FixtureRequest, policies: dict[str, Any]) -> Iterator[Holding]:
+    """Yield a lab in network namespaces under traffic: one clinic on the LAN of the first site, one elsewhere."""
     require(missing())
     failed_before = request.session.testsfailed
-    directory = tmp_path_factory.mktemp("holding") / "lab"
     asked = Request(
-        directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid(), policies=HOLDS
+        directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid(), policies=policies
     )
     build.up(asked, Quiet())
     try:
@@ -103,6 +103,12 @@ def holding(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         if request.session.testsfailed > failed_before:
             keep_logs(directory, Path("build") / "test-logs")
         remove.down(directory, keep=False)
+
+
+@pytest.fixture(scope="module")
+def holding(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Holding]:
+    with a_lab(tmp_path_factory.mktemp("holding") / "lab", request, HOLDS) as lab:
+        yield lab
 
 
 @pytest.mark.timeout(400)
