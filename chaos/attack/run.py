@@ -7,6 +7,7 @@ within its deadline is *broken*. Whatever ends an attack, all that it broke is h
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,6 +47,8 @@ RESTART_AFTER_SECONDS = 20
 SCRUB_SECONDS = 5
 """Instead of a week: a damaged byte must be found while it is waited for."""
 ARCHIVE_DISK_BYTES = 1024 * MIB
+SLOW_MS, REASONS_TOLD_MAX = 30_000.0, 4
+"""Of a round that took so long it is told what was waited for most."""
 STARTS_MAX = 30
 """So often what ended by itself is started; then it is called stuck."""
 TRAFFIC_SECONDS_MAX = 3_600.0
@@ -75,6 +78,7 @@ class Attack:
         self._injector = Injector(self._lab)
         self._recoveries: list[Recovery] = []
         self._starts = 0
+        self._waited_for: Counter[str] = Counter()
         self._began: Nanos = clock.now()
 
     def __enter__(self) -> "Attack":
@@ -164,8 +168,15 @@ class Attack:
             epoch=observer.samples[-1].epoch if observer.samples else None,
         )  # fmt: skip
         self.told.rounds.append(told)
-        self._say(story(told, [each.text for each in done], clock.ms_between(self._began, begun) / 1_000))
+        self._say_story(told, done, begun)
         return recovery
+
+    def _say_story(self, told: RoundTold, done: Sequence[Injected], begun: Nanos) -> None:
+        self._say(story(told, [each.text for each in done], clock.ms_between(self._began, begun) / 1_000))
+        if (told.whole_ms or SLOW_MS) >= SLOW_MS:
+            for what, looks in self._waited_for.most_common(REASONS_TOLD_MAX):
+                self.told.events.append(f"round {told.number} waited {looks} looks for: {what}")
+                self._say(f"      {looks:>5} looks: {what or 'whole'}")
 
     def _do(self, one: Round, begun: Nanos, observer: Observer) -> list[Injected]:
         """Do everything of a round at its moment; whatever happens, all of it is healed."""
@@ -225,12 +236,16 @@ class Attack:
     # -- whole again -------------------------------------------------------------------------------------------------
 
     def _wait_whole(self, observer: Observer, done: Sequence[Injected], deadline_ms: float) -> None:
+        self._waited_for.clear()
+
         def missing() -> str:
             self._start_what_ended()
             state = self._lab.cluster()
             observer.saw(state)
             waits = [self._injector.answered(one) or self._injector.unmended(one) for one in done]
-            return not_whole(state) or next(filter(None, waits), "")
+            found = not_whole(state) or next(filter(None, waits), "")
+            self._waited_for[found] += 1
+            return found
 
         wait_until(missing, deadline_ms=deadline_ms, what="the cluster does not become whole")
 
