@@ -143,14 +143,14 @@ def lag_per_second(samples: Iterable[Sample], start: int) -> dict[str, list[tupl
 def role_spans(samples: Sequence[Sample], start: int) -> dict[str, list[tuple[float, float, str]]]:
     """Return node -> (from, to, role) in seconds; where no controller answered there is nothing."""
     found: dict[str, list[tuple[float, float, str]]] = {}
+    before: Mapping[str, str] = {}
     for one, after in zip(samples, (*samples[1:], *samples[-1:]), strict=True):
-        begin, end = (one.at - start) / NANOS_PER_SECOND, (after.at - start) / NANOS_PER_SECOND
+        begin, end = ((look.at - start) / NANOS_PER_SECOND for look in (one, after))
         for node, role in one.roles.items():
             spans = found.setdefault(node, [])
-            if spans and spans[-1][2] == role and spans[-1][1] >= begin:
-                spans[-1] = (spans[-1][0], round(end, 2), role)
-            else:
-                spans.append((round(begin, 2), round(end, 2), role))
+            since = spans.pop()[0] if before.get(node) == role else round(begin, 2)
+            spans.append((since, round(end, 2), role))
+        before = one.roles
     return dict(sorted(found.items()))
 
 

@@ -100,6 +100,13 @@ def test_a_role_is_one_span_while_it_lasts_and_nothing_where_nobody_answered() -
     assert told.role_spans(samples, 0) == {"one": [(0.0, 2.0, "primary"), (3.0, 4.0, "fenced")]}
 
 
+def test_a_role_is_one_span_whatever_the_instants_of_the_looks_are() -> None:
+    """Rounded ones are not: a run of four minutes had a thousand spans of one role."""
+    samples = [Sample(at=Nanos(look * 123_456_789), epoch=1, roles={"one": "primary"}) for look in range(100)]
+
+    assert len(told.role_spans(samples, 0)["one"]) == 1
+
+
 def test_a_look_tells_roles_and_the_lag_of_standbys_and_who_is_silent() -> None:
     nodes = [
         {"node": "one", "role": "primary", "reporting": True, "lag_ms": None},
