@@ -15,14 +15,14 @@ import pymysql
 
 from chaos import archives
 from chaos.attack.catalogue import Act, Fault, Hit, Kind, Parts, resolve
-from chaos.lab import control, cuts, cutting, disks, faults, ledger
+from chaos.lab import control, cuts, cutting, disks, faults, ledger, probe
 from chaos.lab.cuts import Only
 from chaos.lab.faults import Byte, Undo, Verb
 from chaos.lab.layout import Layout
 from chaos.lab.names import node_name, select
 from chaos.lab_remote import RemoteLab
 from chaos.traffic import describe, open_connection
-from cluster import clock
+from cluster import clock, settings
 from cluster.clock import Nanos
 from cluster.errors import BadInput, OscarHaError, Refused
 
@@ -115,6 +115,18 @@ class Injector:
         """Return what a switchover still waits for; nothing when it has its answer."""
         waits = one.asking is not None and one.asking.is_alive()
         return f"the switchover to {one.hit.text} has no answer" if waits else ""
+
+    def unserved(self, one: Injected) -> str:
+        """Return which of the killed processes does not serve again: its report may be one of before it died."""
+        lab = ledger.require(Layout(self._directory))
+        names = {undo.what for undo in one.undos if undo.verb is Verb.START}
+        wanted = [part for part in lab.parts if part.name in names]
+        found = settings.load(Layout(self._directory).settings) if wanted else None
+        for part in wanted:
+            assert found is not None, "read for them"
+            if reason := probe.part_missing(part, found, lab.ports):
+                return f"{part.name}: {reason}"
+        return ""
 
     def heal_all(self) -> tuple[str, ...]:
         """Undo everything that is written down."""

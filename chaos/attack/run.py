@@ -240,14 +240,18 @@ class Attack:
 
         def missing() -> str:
             self._start_what_ended()
-            state = self._lab.cluster()
-            observer.saw(state)
-            waits = [self._injector.answered(one) or self._injector.unmended(one) for one in done]
-            found = not_whole(state) or next(filter(None, waits), "")
+            found = next(filter(None, map(self._lacks, done)), "")
+            if not found:  # asked only now: what is said must be of after that
+                state = self._lab.cluster()
+                observer.saw(state)
+                found = not_whole(state)
             self._waited_for[found] += 1
             return found
 
         wait_until(missing, deadline_ms=deadline_ms, what="the cluster does not become whole")
+
+    def _lacks(self, one: Injected) -> str:
+        return self._injector.unserved(one) or self._injector.answered(one) or self._injector.unmended(one)
 
     def _start_what_ended(self) -> None:
         """Start what has ended, as a supervisor does; a database is its watchdog's, who may be building it anew."""
