@@ -73,8 +73,8 @@ def failover(profile: str) -> Callable[[int, int, Callable[[str], None]], Result
 
     def measure(runs: int, seed: int, say: Callable[[str], None]) -> Result:
         folder = (FOLDER / "failover").absolute()
-        with alone(folder, "bench"), bench_failover.FailoverBench(folder, say, seed, profile=profile) as bench:
-            found = bench.run(runs)
+        with alone(folder, "bench"):
+            found = bench_failover.measure(folder, say, seed, profile=profile, runs=runs, root=os.geteuid() == 0)
         return Result(
             found.values, bench_failover.UNITS, bench_failover.goals(profile), found.records(), found.problems
         )

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from chaos import checks
 from chaos.bench_figures import Goal
-from chaos.bench_trials import READY_DEADLINE_MS, REJOIN_DEADLINE_MS, SETTLE_SECONDS, Act, Say, Trial, TrialBench, pause
+from chaos.bench_trials import (
+    READY_DEADLINE_MS,
+    REJOIN_DEADLINE_MS,
+    SETTLE_SECONDS,
+    Act,
+    Measured,
+    Say,
+    Trial,
+    TrialBench,
+    pause,
+)
 from chaos.history import acknowledged_by
 from chaos.lab.layout import Wires
 from chaos.lab_remote import Fault
@@ -139,3 +149,20 @@ class PartitionBench(FailoverBench):
     def _cut_off(self, trial: Trial, traffic: Traffic) -> None:
         fault = self._lab.cut_off_primary()
         self._silent(trial, traffic, fault, self._lab.heal)
+
+
+def benches(folder: Path, *, root: bool) -> dict[Path, type[FailoverBench]]:
+    """Return what measures the outages, by its folder: a site can be cut off only where network namespaces may be made."""
+    return {folder: FailoverBench, folder.with_name("partition"): PartitionBench} if root else {folder: FailoverBench}
+
+
+def measure(folder: Path, say: Say, seed: int, *, profile: str, runs: int, root: bool) -> Measured:
+    """Measure every outage `runs` times, each kind of network on a lab of its own."""
+    found = Measured({name: [] for name in UNITS})
+    for own, kind in benches(folder, root=root).items():
+        own.mkdir(parents=True, exist_ok=True)
+        with kind(own, say, seed, profile=profile) as bench:
+            found.add(bench.run(runs))
+    if not root:
+        say("a site cut off from everybody is not measured: that needs root, for network namespaces")
+    return found

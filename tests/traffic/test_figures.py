@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from chaos import bench, bench_figures, demo, demo_view, processor_time, run_folder
+from chaos import bench, bench_failover, bench_figures, demo, demo_view, processor_time, run_folder
 from chaos.bench_figures import Goal
 from chaos.history import Finding, Outcome, Verdict, Write
 from cluster.errors import BadInput, OscarHaError
@@ -190,3 +190,18 @@ def test_the_ends_of_logs_are_kept_and_old_ones_go(tmp_path: Path) -> None:
     run_folder.keep_logs(lab, kept)
 
     assert [(log.name, log.read_bytes()[-3:]) for log in kept.iterdir()] == [("watchdog.log", b"end")]
+
+
+def test_bench_failover_measures_every_outage_that_has_a_goal(tmp_path: Path) -> None:
+    """The cut-off site had a goal, a figure and code that nobody called."""
+    found = bench_failover.benches(tmp_path / "failover", root=True)
+    kinds = {kind for own, one in found.items() for kind in one(own, str, 1, profile="default").acts()}
+
+    assert {bench_failover.FIGURES[kind] for kind in kinds} == {
+        goal.figure for goal in bench_failover.goals("default") if goal.figure.startswith("outage_ms")
+    }
+    assert len(found) == 2
+
+
+def test_a_plain_user_measures_what_needs_no_namespaces(tmp_path: Path) -> None:
+    assert list(bench_failover.benches(tmp_path, root=False).values()) == [bench_failover.FailoverBench]
