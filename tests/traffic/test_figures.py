@@ -195,7 +195,7 @@ def test_the_ends_of_logs_are_kept_and_old_ones_go(tmp_path: Path) -> None:
 def test_bench_failover_measures_every_outage_that_has_a_goal(tmp_path: Path) -> None:
     """The cut-off site had a goal, a figure and code that nobody called."""
     found = bench_failover.benches(tmp_path / "failover", root=True)
-    kinds = {kind for own, one in found.items() for kind in one(own, str, 1, profile="default").acts()}
+    kinds = {kind for own, one in found.items() for kind in one(own, print, 1, profile="default").acts()}
 
     assert {bench_failover.FIGURES[kind] for kind in kinds} == {
         goal.figure for goal in bench_failover.goals("default") if goal.figure.startswith("outage_ms")
