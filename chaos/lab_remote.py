@@ -72,6 +72,17 @@ class RemoteLab:
         """Return `GET /v1/cluster`. Raises Unreachable when no controller answers."""
         return dict(self._ask("GET", "/v1/cluster", {}, GET_DEADLINE_MS))
 
+    def clusters(self) -> list[dict[str, Any]]:
+        """Return what each controller says. Raises Unreachable when one of them does not answer."""
+        lab = self.file
+
+        async def ask() -> list[Any]:
+            async with Client(lab.token) as client:
+                asked = (client.get(f"{one.url}/v1/cluster", deadline_ms=GET_DEADLINE_MS) for one in lab.controllers)
+                return list(await asyncio.gather(*asked))
+
+        return [dict(state) for state in asyncio.run(ask())]
+
     def history(self, limit: int = 20) -> list[dict[str, Any]]:
         """Return finished plans, newest first. Raises Unreachable when no controller answers."""
         return list(self._ask("GET", f"/v1/history?limit={limit}", {}, GET_DEADLINE_MS))

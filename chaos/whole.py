@@ -39,6 +39,14 @@ def not_whole(state: Mapping[str, Any]) -> str:
     return ""
 
 
+def not_whole_by_all(states: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is missing by the word of any controller: one that was frozen tells for a moment of before."""
+    epochs = {str((state.get("epoch") or {}).get("epoch")) for state in states}
+    if len(epochs) != 1:
+        return f"the controllers tell of epochs {', '.join(sorted(epochs))}"
+    return next(filter(None, map(not_whole, states)), "")
+
+
 def playing(state: Mapping[str, Any], before: Parts) -> Parts:
     """Return who plays which part by what a controller said; what it does not know is as it was before."""
     sites = {str(one["node"]): str(one["site"]) for one in state.get("nodes", [])}

@@ -28,7 +28,7 @@ from chaos.lab_remote import RemoteLab, wait_until
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
-from chaos.whole import ended, longest_pause_ms, marks, not_whole
+from chaos.whole import ended, longest_pause_ms, marks, not_whole_by_all
 from cluster import clock, settings
 from cluster.binlog.framing import MIB
 from cluster.clock import Nanos
@@ -242,9 +242,9 @@ class Attack:
             self._start_what_ended()
             found = next(filter(None, map(self._lacks, done)), "")
             if not found:  # asked only now: what is said must be of after that
-                state = self._lab.cluster()
-                observer.saw(state)
-                found = not_whole(state)
+                states = self._lab.clusters()
+                observer.saw(states[0])
+                found = not_whole_by_all(states)
             self._waited_for[found] += 1
             return found
 
