@@ -33,6 +33,8 @@ SEAL_PATIENCE_MS = 4_000.0
 """With a loss accepted: so long a replicator that reports may take to seal before what it has is given up."""
 ACCEPTING_STAGES = (Stage.SEAL, Stage.FENCE, Stage.CHOOSE)
 """A failover here has chosen nobody yet: an operator may still accept a loss."""
+UNWRITTEN_STAGES = (Stage.FENCE, Stage.SEAL, Stage.LEVEL, Stage.APPLY, Stage.PROMOTE)
+"""From the fence of a switchover to its opening clinics wait: what is done here is written by the opening itself."""
 CANDIDATE_STAGES = (Stage.LEVEL, Stage.APPLY, Stage.PROMOTE, Stage.OPEN)
 """What fails here fails for this candidate; another one may do better."""
 
@@ -115,6 +117,20 @@ def waiting(plan: PlanRecord, why: str, ms: float) -> PlanRecord:
             return failed(replace(plan, stalled_ms=None), why)
         return replace(plan, waiting=why, stalled_ms=round(since_ms, 1))
     return replace(plan, waiting=why)
+
+
+def may_stay_unwritten(before: PlanRecord, after: PlanRecord) -> bool:
+    """Return whether the next step may begin before `after` is written: whoever succeeds us does again what was done.
+
+    Each write waits for ZooKeeper's disk. A fence, a seal, a levelling, an applying and a promotion that are asked for again
+    answer the same, and the opening writes them all, in the transaction that names the new primary. So does whatever
+    fails or has to wait. A failover writes each: its fence may rest on what nobody can be asked again.
+    """
+    if after.waiting is not None or after.stage is before.stage or after.rolled_back is not None:
+        return False
+    if before.stage is Stage.ADMIT:
+        return True
+    return before.kind is Kind.SWITCHOVER and before.stage in UNWRITTEN_STAGES
 
 
 def _missing_after_seals(view: View, plan: PlanRecord) -> str | None:
@@ -362,7 +378,10 @@ def _fence(view: View, plan: PlanRecord) -> Step | Wait:
     if old is None:
         return Wait(why=f"{plan.old} is not in the settings: nothing can prove that it is fenced")
     if old.report is not None:
-        return steps.Fence(node=old.name, epoch=plan.epoch - 1, polite=plan.kind is Kind.SWITCHOVER)
+        polite = plan.kind is Kind.SWITCHOVER
+        return steps.Fence(
+            node=old.name, epoch=plan.epoch - 1, polite=polite, candidate=plan.candidate if polite else None
+        )
     if plan.kind is Kind.FAILOVER and not forbids_grants(view, plan):
         return Wait(why=f"no replicator outside {old.site} has sealed: {old.name} may be writing by their grants")
     if not view.lease_ended(old.absent_ms):

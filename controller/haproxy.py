@@ -2,6 +2,7 @@
 
 This only speeds up what HAProxy's own checks of `GET /primary` do within a second: `health up` and `health down` set
 the state that the next checks confirm or correct, so a controller that is wrong here is overruled by the watchdogs.
+While no server is up, HAProxy itself lets a clinic's new connection wait for a moment (`hold.lua`).
 """
 
 import asyncio
@@ -19,6 +20,13 @@ async def repoint(clinic: Clinic, primary: str, others: list[str], *, deadline_m
     commands += [f"shutdown sessions server {backend}/{name}" for name in others]
     commands.append(f"set server {backend}/{primary} health up")
     answer = await command(clinic, "; ".join(commands), deadline_ms=deadline_ms)
+    if answer.strip():
+        raise Refused(f"HAProxy of {clinic.name} answers: {answer.strip()}", hint="its backend must name the nodes")
+
+
+async def announce_closing(clinic: Clinic, primary: str, *, deadline_ms: float) -> None:
+    """Send no new connection to `primary`; those that it has stay. The next check of `/primary` confirms or corrects it."""
+    answer = await command(clinic, f"set server {clinic.backend}/{primary} health stopping", deadline_ms=deadline_ms)
     if answer.strip():
         raise Refused(f"HAProxy of {clinic.name} answers: {answer.strip()}", hint="its backend must name the nodes")
 

@@ -15,7 +15,7 @@ from cluster.errors import Bug, Conflict, FencedOut, OscarHaError, Refused, Unre
 from cluster.log import Repeated
 from controller import plan as steps
 from controller import rejoining, seeding
-from controller.advance import failed, next_step, progress, waiting
+from controller.advance import failed, may_stay_unwritten, next_step, progress, waiting
 from controller.decide import Decision, Hold, Mend, Start, decide
 from controller.hooking import Hooking
 from controller.invariants import check_repair, check_step
@@ -34,6 +34,8 @@ REPAIR_PAUSE_MS = 2_000
 """A repair that failed is not tried again sooner."""
 REJOIN_PAUSE_MS = 2_000
 """While no node needs anything the ladder is looked at so often: it costs several times what deciding costs."""
+LOOK_AGAIN_MS = 500.0
+"""After a step that took so long all is looked at again, although nothing was written."""
 SEEN_EVERY_MS = 2_000
 """How often it is written down what everybody said last."""
 log = structlog.get_logger()
@@ -243,7 +245,7 @@ class Loop:
         try:
             joined = requested_plan(self.world.mirror.view(), request, running=plan, ms=self._since(plan)())
             log.info("plan.loss_accepted", id=plan.id, accepts=joined.accepts and joined.accepts.text, why=request.why)
-            await self._keep(plan, joined)
+            await self._keep(joined)
         except OscarHaError as error:
             request.done.set_exception(error)
             return plan
@@ -273,15 +275,15 @@ class Loop:
         hooked = self._hooks.before(self.world.mirror.view(), plan)
         if hooked is None:
             return  # its hooks run: look again at the next tick
-        plan = await self._keep(plan, hooked)
+        plan = await self._keep(hooked)
         while True:
             view = self.world.mirror.view()
             step = next_step(view, plan, clock.utc_now())
             match step:
                 case Wait(why=why):
-                    after = await self._keep(plan, waiting(plan, why, since_ms()))
+                    after = await self._keep(waiting(plan, why, since_ms()))
                 case GiveUp(why=why):
-                    after = await self._keep(plan, failed(plan, why))
+                    after = await self._keep(failed(plan, why))
                     self._answer_withdrawn(plan, after, why)
                 case steps.Record():
                     await self._finish(plan, since_ms())
@@ -293,7 +295,7 @@ class Loop:
             plan = after
 
     async def _do(self, view: View, plan: PlanRecord, step: Step, since_ms: Callable[[], float]) -> PlanRecord:
-        """Do one step and write the plan that follows from it."""
+        """Do one step and write the plan that follows from it, unless that can be written with the next ones."""
         check_step(view, plan, step)
         try:
             async with asyncio.timeout(self.world.settings.timing.step_deadline_ms * 2 / 1000):
@@ -311,7 +313,11 @@ class Loop:
         )
         if isinstance(step, steps.Open):  # written in the same transaction as the epoch
             return after
-        return await self._keep(plan, after)
+        if may_stay_unwritten(plan, after):
+            if outcome.took_ms >= LOOK_AGAIN_MS:
+                await self.world.mirror.refresh()
+            return after
+        return await self._keep(after)
 
     async def _failed(self, plan: PlanRecord, step: Step, error: Exception) -> PlanRecord:
         why = f"{plan.stage.value}: {error or type(error).__name__}"
@@ -320,10 +326,11 @@ class Loop:
         if uncertain or not self.world.leadership.valid():
             # Perhaps it was done: only ZooKeeper knows. The next tick goes on with the record as it stands there.
             return plan
-        return await self._keep(plan, failed(plan, why))
+        return await self._keep(failed(plan, why))
 
-    async def _keep(self, before: PlanRecord, plan: PlanRecord) -> PlanRecord:
-        if plan != before:
+    async def _keep(self, plan: PlanRecord) -> PlanRecord:
+        """Write the plan if it is not what stands in ZooKeeper, as it may not for some steps."""
+        if plan != self.world.mirror.get(PlanRecord, "plan"):
             await self.world.keep(plan)
         return plan
 

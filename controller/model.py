@@ -1,6 +1,6 @@
 """What a controller knows: frozen facts, and unknown is one of them.
 
-A `View` is one look at the cluster; a `PlanRecord` is a running plan, kept in ZooKeeper before each of its steps.
+A `View` is one look at the cluster; a `PlanRecord` is a running plan, kept in ZooKeeper.
 """
 
 from collections.abc import Mapping

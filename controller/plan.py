@@ -45,6 +45,8 @@ class Fence:
     node: str
     epoch: int
     polite: bool
+    candidate: str | None = None
+    """Who must first have applied what the primary had a moment ago: clinics wait only for what comes after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,9 @@ from controller.verify import verify
 VERIFY_DEADLINE_MS = 10_000
 VERIFY_PAUSE_SECONDS = 0.05
 REPOINT_DEADLINE_MS = 1_000
+ANNOUNCE_DEADLINE_MS = 100
+APPROACH_MS, NEAR_MS, APART_MS = 4_000.0, 200.0, 1_000.0
+"""So long a candidate may take to come near; so near it is waited for; so far behind it may be then at most."""
 SETTLE_POLL_SECONDS = 0.05
 SETTLE_DEADLINE_MS = 1_000
 """A failover waits for it: so it is short, and tried again."""
@@ -299,8 +303,53 @@ class World:
         return answer
 
     async def _fence(self, step: steps.Fence) -> tuple[str, str | None, bool]:
+        if step.polite:
+            await self._approach(step)
+            await self._announce(step)
         answer = await self._watchdog(step.node, "fence", _fence_body(step, self._deadline), self._deadline)
         return _text(answer, "how"), answer.get("position"), answer.get("vouches") == step.epoch
+
+    async def _approach(self, step: steps.Fence) -> None:
+        """Wait until the candidate applies within a moment what the primary has. Raises DeadlinePassed: nothing was touched.
+
+        Reports are a second old: on a busy disk a standby may be seconds behind, and clinics would wait for all of it.
+        """
+        if step.candidate is None:
+            return
+        until = clock.after(clock.now(), APPROACH_MS)
+        behind_ms = await self._behind(step.node, step.candidate, step.epoch)
+        while behind_ms > NEAR_MS and clock.now() < until:
+            behind_ms = await self._behind(step.node, step.candidate, step.epoch)
+        if behind_ms > APART_MS:
+            raise DeadlinePassed(
+                f"{step.candidate} stays {behind_ms:.0f} ms behind what is written", hint="try again later"
+            )
+
+    async def _behind(self, primary: str, candidate: str, epoch: int) -> float:
+        """Have a standby apply what the primary has now; return for how long that took."""
+        began, deadline_ms = clock.now(), self.settings.timing.call_deadline_ms
+        url = f"{self.settings.node(primary).watchdog_url}/health"
+        report = records.decode(records.NodeReport, await self._client.get(url, deadline_ms=deadline_ms), where=url)
+        if report.position is not None:
+            body = {"epoch": epoch, "position": report.position, "deadline_ms": deadline_ms}
+            try:
+                await self._watchdog(candidate, "drain", body, deadline_ms)
+            except DeadlinePassed:
+                return float(deadline_ms)
+        return clock.ms_between(began, clock.now())
+
+    async def _announce(self, step: steps.Fence) -> None:
+        """Let the HAProxies send nobody anew to a primary that is about to be closed; who is there stays until it is.
+
+        Their own next checks overrule this. One that does not answer at once is not waited for.
+        """
+
+        async def one(clinic: Clinic) -> None:
+            with suppress(OscarHaError):
+                await haproxy.announce_closing(clinic, step.node, deadline_ms=ANNOUNCE_DEADLINE_MS)
+
+        self._require_leading()
+        await asyncio.gather(*(one(clinic) for clinic in self.settings.clinics))
 
     async def _seal(self, step: steps.Seal) -> tuple[Sealed, ...]:
         """Seal all at once. Who does not answer is not in the result: the plan judges whether that matters."""

@@ -742,9 +742,12 @@ class Watchdog:
                 raise Refused(refusal, hint="promote it first")
             if self.prober.database() is not Database.UP:
                 raise Unreachable(f"the database is {self.prober.database().value}")
-            await self._remember(replace(self.memory, opened_epoch=record.epoch))
-            await self._take_lease()
-            await self.right.count(record.epoch)
+            remembered = asyncio.ensure_future(self._remember(replace(self.memory, opened_epoch=record.epoch)))
+            try:
+                await self._take_lease()
+                await self.right.count(record.epoch)
+            finally:
+                await remembered
             await self._actor.run(self._in_session, self._open_writes)
             undo = self._why_undo(record, generation, closings)
             if undo is None:

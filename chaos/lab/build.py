@@ -213,8 +213,9 @@ class _Builder:
                 f"{part.name}.cfg",
                 render.zookeeper(self._layout, part, self._lab.ports, self._request.zookeepers, self._lab.hosts),
             )
+        yield render.HOLD, render.hold()
         for clinic in settings.clinics:
-            yield f"haproxy-{clinic.name}.cfg", render.haproxy(clinic, settings.nodes)
+            yield f"haproxy-{clinic.name}.cfg", render.haproxy(self._layout, clinic, settings.nodes)
         yield "prometheus.yml", render.prometheus(settings)
 
     def _check_haproxy(self) -> None:

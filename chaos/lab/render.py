@@ -19,6 +19,7 @@ from cluster.settings import Clinic, Node, Settings
 BINLOG_EXPIRES_SECONDS = 86_400
 ZOOKEEPER_HEAP_MB = 192
 PROMETHEUS_KEEPS = ("2h", "256MB")
+HOLD = "hold.lua"
 ZOOKEEPER_MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 ZOOKEEPER_JARS = (Path("/usr/share/java/zookeeper.jar"), Path("/usr/share/java/slf4j-simple.jar"))
 """Debian's zkEnv.sh names the first, whose manifest names all the others; the second makes messages visible."""
@@ -98,7 +99,12 @@ def option_file(
     return "\n".join(lines) + "\n"
 
 
-def haproxy(clinic: Clinic, nodes: Sequence[Node]) -> str:
+def hold() -> str:
+    """Return the script by which every HAProxy lets a connection wait for a primary."""
+    return _template(HOLD).template
+
+
+def haproxy(layout: Layout, clinic: Clinic, nodes: Sequence[Node]) -> str:
     """Return the HAProxy configuration of one clinic."""
     servers = (f"    server {node.name} {node.host}:{node.port} port {node.watchdog_port}" for node in nodes)
     return _template("haproxy.cfg").substitute(
@@ -107,6 +113,7 @@ def haproxy(clinic: Clinic, nodes: Sequence[Node]) -> str:
         runtime_port=clinic.runtime_port,
         clinic=clinic.name,
         backend=clinic.backend,
+        hold=str(layout.config(HOLD)),
         servers="\n".join(servers),
     )
 

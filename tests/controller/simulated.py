@@ -13,7 +13,7 @@ from aiohttp import web
 
 from cluster import http
 from cluster.coordination import Coordination
-from cluster.errors import FencedOut, Refused
+from cluster.errors import DeadlinePassed, FencedOut, Refused
 from cluster.records import (
     Database,
     EpochRecord,
@@ -36,6 +36,7 @@ TOKEN = "simulated"
 SITES = ("clinic", "toronto", "montreal")
 TIMING = {"session_ttl_ms": 3000, "lease_margin_ms": 400, "renew_interval_ms": 300, "call_deadline_ms": 1000,
           "watchdog_grace_ms": 1500, "fence_deadline_ms": 1000, "step_deadline_ms": 2000}  # fmt: skip
+LAG_SECONDS = 0.1
 RENEW_SECONDS = 0.3
 
 
@@ -165,7 +166,8 @@ class SimulatedNode(Part):
         self.seeding: SeedReport | None = None
         self.restart: RestartReport | None = None
         self.crashed, self.health = False, Health()
-        self.lag_ms = 0.0
+        self.lag_ms, self.lags = 0.0, False
+        """`lags`: it applies nothing in time, whatever it reports."""
         self.reads_revisions, self.revision, self.vouches = True, 0, False
         self.seeds = asyncio.Event()
         """Not set: an order to seed is answered only later."""
@@ -221,7 +223,10 @@ class SimulatedNode(Part):
         self.role, self.epoch = Role.STANDBY, max(self.epoch, epoch)
         return {"role": self.role}
 
-    def _drain(self, _: int, body: dict[str, object]) -> dict[str, object]:
+    async def _drain(self, _: int, body: dict[str, object]) -> dict[str, object]:
+        if self.lags:
+            await asyncio.sleep(LAG_SECONDS)
+            raise DeadlinePassed(f"{body['position']} is not applied")
         self.position = str(body["position"])
         return {"applied": self.position}
 

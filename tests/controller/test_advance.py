@@ -15,6 +15,7 @@ from controller.advance import (
     SWITCHOVER_SEAL_MS,
     Outcome,
     failed,
+    may_stay_unwritten,
     next_step,
     outcome_of,
     progress,
@@ -589,22 +590,65 @@ def test_a_plan_cut_anywhere_is_finished_by_the_next_controller(kind: Kind, cut:
     from cluster.records import decode, encode
 
     view = a_view(clinic=DEAD) if kind is Kind.FAILOVER else a_view()
-    plan = a_plan(kind=kind, stage=ORDER[kind][0])
+    plan = written = a_plan(kind=kind, stage=ORDER[kind][0])
     for _ in range(cut):
         step = next_step(view, plan, SINCE)
         assert not isinstance(step, Wait | GiveUp)
         if isinstance(step, steps.Record):
             break
         answered(view, step, EQUAL)  # done, but its controller died before it could write so: it is done again
-        plan = progress(view, plan, step, answered(view, step, EQUAL))
-        view = opened(view, step)
-    plan = decode(PlanRecord, encode(plan), where="test")
+        before, plan = plan, progress(view, plan, step, answered(view, step, EQUAL))
+        view = touched(opened(view, step), step)
+        written = written if may_stay_unwritten(before, plan) else plan
+    written = decode(PlanRecord, encode(written), where="test")
 
-    _, ended, after = run(view, plan, EQUAL)
+    _, ended, after = run(view, written, EQUAL)
 
     assert after.epoch is not None
     assert (after.epoch.epoch, after.epoch.primary) == (2, TORONTO)
     assert outcome_of(ended) == "done"
+
+
+def touched(view: View, step: Step) -> View:
+    """What everybody sees once the old primary is closed, and the candidate follows nobody any more."""
+    if not isinstance(step, steps.Fence | steps.Promote):
+        return view
+    now = a_node(step.node.removeprefix("db-"), role=Role.FENCED, lease_epoch=None, replicating=False)
+    old = view.node(step.node)
+    if old is None or old.report is None or old.report.database is Database.DOWN:
+        return view
+    return replace(view, nodes=tuple(now if node.name == step.node else node for node in view.nodes))
+
+
+def test_from_the_fence_of_a_switchover_to_its_opening_nothing_waits_for_a_disk_of_zookeeper() -> None:
+    """What is not written is what a successor asks for again; whatever fails, waits or is rolled back is written."""
+    view, plan, written = a_view(), a_plan(kind=Kind.SWITCHOVER, stage=Stage.CHOOSE), []
+    while not isinstance(step := next_step(view, plan, SINCE), steps.Record):
+        assert not isinstance(step, Wait | GiveUp)
+        before, plan = plan, progress(view, plan, step, answered(view, step, EQUAL, plan.target))
+        view = opened(view, step)
+        if not may_stay_unwritten(before, plan):
+            written.append(before.stage)
+
+    assert written == [Stage.CHOOSE, Stage.OPEN, Stage.REPOINT, Stage.VERIFY]
+    assert not may_stay_unwritten(plan_at(Stage.SEAL), replace(plan_at(Stage.SEAL), waiting="an archive is short"))
+    assert not may_stay_unwritten(plan_at(Stage.APPLY), failed(plan_at(Stage.APPLY), "it broke"))
+    assert not may_stay_unwritten(
+        plan_at(Stage.PROMOTE, rolled_back="it broke"), plan_at(Stage.OPEN, rolled_back="it broke")
+    )
+
+
+@pytest.mark.parametrize("stage", ORDER[Kind.FAILOVER][: ORDER[Kind.FAILOVER].index(Stage.OPEN)])
+def test_a_failover_writes_every_step_before_its_epoch(stage: Stage) -> None:
+    """Its fence may rest on a lease that ended once, and its seals on sites that are gone since."""
+    order = ORDER[Kind.FAILOVER]
+    before = a_plan(kind=Kind.FAILOVER, stage=stage)
+
+    assert not may_stay_unwritten(before, replace(before, stage=order[order.index(stage) + 1]))
+
+
+def plan_at(stage: Stage, **changes: Any) -> PlanRecord:
+    return a_plan(kind=Kind.SWITCHOVER, stage=stage, candidate=TORONTO, old=CLINIC, **changes)
 
 
 NODE_STATES: dict[str, dict[str, Any]] = {

@@ -3,12 +3,13 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from chaos.lab import render
 from cluster import clock
 from cluster.errors import Refused, Unreachable
 from cluster.settings import Clinic
@@ -19,9 +20,11 @@ from tests.servers.process import ServerProcess, free_port
 pytestmark = pytest.mark.servers
 
 DEADLINE_MS = 10_000
+HOLD_MS = 1_000
 CONFIGURATION = """
 global
     stats socket ipv4@127.0.0.1:{runtime} level admin
+    lua-load {hold}
 defaults
     mode tcp
     timeout client 60s
@@ -30,6 +33,8 @@ defaults
     timeout check 500ms
 frontend clinic
     bind 127.0.0.1:{port}
+    tcp-request inspect-delay 2s
+    tcp-request content lua.wait_for_primary oscar
     default_backend oscar
 backend oscar
     option httpchk GET /primary
@@ -60,11 +65,12 @@ async def a_clinic(directory: Path) -> AsyncIterator[tuple[Clinic, Node, Node]]:
     require("" if shutil.which("haproxy") else "haproxy")
     old, new = Node("db-clinic", primary=True), Node("db-toronto", primary=False)
     clinic = Clinic(name="clinic-1", port=free_port(), runtime_port=free_port())
-    file = directory / "haproxy.cfg"
+    file, hold = directory / "haproxy.cfg", directory / "hold.lua"
+    hold.write_text(render.hold())
     file.write_text(
         CONFIGURATION.format(
             runtime=clinic.runtime_port, port=clinic.port, clinic=old.port, clinic_check=old.check_port,
-            toronto=new.port, toronto_check=new.check_port,
+            toronto=new.port, toronto_check=new.check_port, hold=hold,
         )
     )  # fmt: skip
     process, runners, servers = ServerProcess("haproxy", directory / "haproxy.log"), [], []
@@ -122,6 +128,71 @@ async def test_checks_overrule_a_controller_that_is_wrong(tmp_path: Path) -> Non
 
         _, writer = await connected_to(clinic, "db-clinic")
         writer.close()
+
+
+async def checked(clinic: Clinic, name: str) -> None:
+    """Wait until HAProxy knows that a node is not the primary: before its first check it believes everybody up."""
+    deadline = clock.after(clock.now(), DEADLINE_MS)
+    while True:
+        with suppress(Unreachable):
+            lines = (await haproxy.command(clinic, "show servers state oscar", deadline_ms=1_000)).splitlines()
+            if any(line.split()[3] == name and line.split()[5] == "0" for line in lines if name in line):
+                return
+        assert clock.seconds_left(deadline) > 0, f"{name} is taken for the primary"
+        await asyncio.sleep(0.02)
+
+
+async def asking(clinic: Clinic) -> tuple[str, float]:
+    """Return who answers a new connection, nobody if it was refused, and after how many milliseconds."""
+    began = clock.now()
+    try:
+        reader, writer = await asyncio.open_connection(clinic.host, clinic.port)
+        said = (await asyncio.wait_for(reader.readline(), DEADLINE_MS / 1_000)).decode().strip()
+        writer.close()
+    except ConnectionError:
+        said = ""
+    return said, clock.ms_between(began, clock.now())
+
+
+async def test_before_a_fence_nobody_new_is_sent_to_the_primary_and_who_is_there_stays(tmp_path: Path) -> None:
+    """Clinics come again the moment a fence has ended their sessions: they would log in to a closed server."""
+    async with a_clinic(tmp_path) as (clinic, old, new):
+        await checked(clinic, "db-toronto")
+        reader, writer = await connected_to(clinic, "db-clinic")
+        old.primary = False  # from its first moment a fence says so
+        await haproxy.announce_closing(clinic, "db-clinic", deadline_ms=1_000)
+        waits = asyncio.create_task(asking(clinic))
+        await asyncio.wait({waits}, timeout=0.05)
+        assert not waits.done(), "a new connection does not wait for the new primary"
+
+        new.primary = True
+        await haproxy.repoint(clinic, "db-toronto", ["db-clinic"], deadline_ms=1_000)
+        assert (await waits)[0] == "db-toronto"
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+        writer.close()
+
+
+async def test_a_fence_that_was_announced_and_does_not_come_is_forgotten(tmp_path: Path) -> None:
+    async with a_clinic(tmp_path) as (clinic, _, _):
+        await checked(clinic, "db-toronto")
+        await haproxy.announce_closing(clinic, "db-clinic", deadline_ms=1_000)
+
+        said, took_ms = await asking(clinic)
+        assert said == "db-clinic"
+        assert took_ms < HOLD_MS
+
+
+async def test_a_connection_does_not_wait_for_ever_for_a_primary(tmp_path: Path) -> None:
+    async with a_clinic(tmp_path) as (clinic, old, _):
+        _, writer = await connected_to(clinic, "db-clinic")
+        writer.close()
+        old.primary = False
+        await checked(clinic, "db-clinic")
+        await checked(clinic, "db-toronto")
+
+        said, took_ms = await asking(clinic)
+        assert said == ""
+        assert HOLD_MS * 0.8 < took_ms < 2_000
 
 
 async def test_a_backend_without_the_node_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Controllers against a real ZooKeeper and a simulated cluster: elections, plans, failures at every step."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -8,8 +9,12 @@ from cluster import clock
 from cluster.errors import Conflict, OscarHaError, Refused, Unauthorized
 from cluster.http import Client
 from cluster.records import Database
+from controller.advance import Outcome
 from controller.decide import Hold
-from controller.model import ORDER, Kind
+from controller.loop import Request
+from controller.model import ORDER, Kind, Stage
+from controller.plan import Step
+from controller.world import After
 from tests.controller.trial import a_trial, until
 from tests.servers.zookeeper import ZooKeeperServer
 
@@ -128,12 +133,40 @@ async def test_a_switchover_whose_fence_is_refused_leaves_the_old_primary_as_it_
         assert not [effect for effect in trial.cluster.history.effects if effect[1] == "seal"]
 
 
-@pytest.mark.parametrize("verb", ["promote", "drain"])
-async def test_a_failed_switchover_leaves_the_old_primary_writable(
-    zookeeper: ZooKeeperServer, zookeeper_root: str, verb: str
+async def test_a_switchover_closes_nothing_before_its_candidate_has_applied_what_the_primary_has(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    """On a slow disk a standby is as far behind as its last report is old, and clinics would wait for that."""
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.nodes["db-toronto"].position = "0-1-90"
+        url = trial.cluster.settings.controllers[0].url
+        await trial.client.post(f"{url}/v1/switchover", {"to": "db-toronto"}, deadline_ms=30_000)
+
+        done = [(who, what) for who, what, epoch in trial.cluster.history.effects if what in ("drain", "fence")]
+        assert done[:2] == [("db-toronto", "drain"), ("db-clinic", "fence")]
+
+
+@pytest.mark.parametrize("how", ["refused", "late"])
+async def test_a_candidate_that_does_not_apply_leaves_the_primary_open(
+    zookeeper: ZooKeeperServer, zookeeper_root: str, how: str
 ) -> None:
     async with a_trial(zookeeper, zookeeper_root) as trial:
-        trial.cluster.nodes["db-toronto"].failing.add(verb)
+        toronto = trial.cluster.nodes["db-toronto"]
+        toronto.lags = how == "late"
+        toronto.failing |= {"drain"} if how == "refused" else set()
+        url = trial.cluster.settings.controllers[0].url
+        done = await trial.client.post(f"{url}/v1/switchover", {"to": "db-toronto"}, deadline_ms=30_000)
+
+        assert done["outcome"].startswith("rolled back: fenced")
+        await trial.settled("db-clinic", 1)
+        assert not [what for _, what, _ in trial.cluster.history.effects if what in ("fence", "seal")]
+
+
+async def test_a_failed_switchover_leaves_the_old_primary_writable(
+    zookeeper: ZooKeeperServer, zookeeper_root: str
+) -> None:
+    async with a_trial(zookeeper, zookeeper_root) as trial:
+        trial.cluster.nodes["db-toronto"].failing.add("promote")
         url = trial.cluster.settings.controllers[0].url
         done = await trial.client.post(f"{url}/v1/switchover", {"to": "db-toronto"}, deadline_ms=30_000)
 
@@ -225,30 +258,32 @@ async def test_the_next_controller_leads_when_the_leader_dies(zookeeper: ZooKeep
         assert trial.cluster.writers() == ["db-toronto"]
 
 
-@pytest.mark.parametrize("cut", [stage.value for stage in ORDER[Kind.FAILOVER][:-1]])
+@pytest.mark.parametrize("kind", [Kind.FAILOVER, Kind.SWITCHOVER])
+@pytest.mark.parametrize("cut", ORDER[Kind.FAILOVER][:-1])
 async def test_a_controller_killed_at_any_step_is_succeeded(
-    zookeeper: ZooKeeperServer, zookeeper_root: str, cut: str, monkeypatch: pytest.MonkeyPatch
+    zookeeper: ZooKeeperServer, zookeeper_root: str, cut: Stage, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The leader dies right after the effect of a step and before it could write so; the next one does it again."""
+    """The leader dies right after the effect of a step and before it could write so; the next one does it again.
+
+    And with it all that a switchover has not written since its fence.
+    """
     async with a_trial(zookeeper, zookeeper_root) as trial:
         first = trial.leader()
         assert first is not None
-        reached = asyncio.Event()
-        world = first.loop.world
-        keep = world.keep
+        reached, apply = asyncio.Event(), first.loop.world.apply
 
-        async def die_before(plan: object) -> None:
-            done = plan.steps[-1].name if plan.steps else ""  # type: ignore[attr-defined]
-            if done == cut:
+        async def die_after(step: Step, since_ms: Callable[[], float], after: After) -> Outcome:
+            outcome = await apply(step, since_ms, after)
+            if type(step).__name__.upper() == cut.name:
                 reached.set()
                 await asyncio.Event().wait()
-            await keep(plan)  # type: ignore[arg-type]
+            return outcome
 
-        monkeypatch.setattr(world, "keep", die_before)
-        await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
-        if cut == "epoch opened":  # written together with the epoch: there is nothing between
-            await trial.settled("db-toronto", 2)
-            return
+        monkeypatch.setattr(first.loop.world, "apply", die_after)
+        if kind is Kind.FAILOVER:
+            await trial.cluster.nodes["db-clinic"].see(Database.DOWN)
+        else:
+            first.loop.submit(Request(kind=kind, to="db-toronto", why="a test"))
         await asyncio.wait_for(reached.wait(), 10)
         await first.kill()
 

@@ -186,7 +186,7 @@ def test_a_frozen_server_is_hung_and_the_fence_kills_it(site: Site) -> None:
     assert not site.watchdog_one.is_primary()
     answer = site.watchdog_one.done("fence", epoch=1)
 
-    assert answer == {"fenced": True, "position": None, "how": "killed"}
+    assert answer == {"fenced": True, "position": None, "how": "killed", "vouches": 1}
     eventually(lambda: not site.one.alive)
     assert site.watchdog_one.done("fence", epoch=1)["how"] == "process dead"
 
@@ -207,7 +207,8 @@ def test_a_dead_server_is_fenced_at_once(site: Site) -> None:
     site.one.kill()
     site.watchdog_one.wait_for(database="down")
 
-    assert site.watchdog_one.done("fence", epoch=1) == {"fenced": True, "position": None, "how": "process dead"}
+    answer = site.watchdog_one.done("fence", epoch=1)
+    assert answer == {"fenced": True, "position": None, "how": "process dead", "vouches": 1}
 
 
 def test_a_primary_closes_when_a_newer_epoch_names_another(site: Site) -> None:

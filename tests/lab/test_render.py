@@ -68,7 +68,7 @@ def test_a_persons_option_wins_over_the_labs_but_never_over_who_a_server_is() ->
 
 def test_a_clinics_haproxy_asks_the_watchdogs_and_is_quick() -> None:
     """`inter 3s fall 3 rise 2` and a check of read_only keep a wrong primary for 15 s (TRAPS.md 36)."""
-    text = render.haproxy(SETTINGS.clinics[1], SETTINGS.nodes)
+    text = render.haproxy(Layout(PLACE), SETTINGS.clinics[1], SETTINGS.nodes)
 
     assert "http-check send meth GET uri /primary" in text
     assert "inter 500ms fastinter 100ms downinter 250ms fall 1 rise 1" in text

@@ -62,7 +62,7 @@ def accepts(world: World, _: Rules) -> Iterator[Move]:
         joined = plain(accepting(plan, ANYTHING, None, "", 0.0))
     except Refused:
         return
-    yield "an operator accepts whatever is lost", replace(world, plan=joined, losses=world.losses - 1)
+    yield "an operator accepts whatever is lost", replace(world, plan=joined, written=None, losses=world.losses - 1)
 
 
 def arrivals(world: World, rules: Rules) -> Iterator[Move]:
@@ -150,35 +150,48 @@ def _go_on(world: World, view: View, plan: PlanRecord, rules: Rules) -> Iterator
             yield f"{who}: {plan.stage.name} gives up: {why}", _kept(world, rules.failed(plan, why))
             return
         case steps.Record():
-            yield f"{who} records the end of the plan", replace(world, plan=None)
+            yield f"{who} records the end of the plan", replace(world, plan=None, written=None)
             return
         case _:
             pass
     rules.check_step(view, plan, step)
-    sent = Request(world.leader, step, plan, _after_open(view, plan, step, rules))
-    failed = plan if isinstance(step, steps.Open) else rules.failed(plan, "no answer")
+    sent = Request(world.leader, step, plan, world.record or plan, _after_open(view, plan, step, rules))
+    failed = world.record or plan if isinstance(step, steps.Open) else rules.failed(plan, "no answer")
     try:
         after, outcome = _done(world, rules, sent)
     except OscarHaError as error:
         yield f"{who}: {told(step)} fails: {error}", _kept(world, rules.failed(plan, "refused"))
     else:
-        kept = after if isinstance(step, steps.Open) else _kept(after, rules.progress(view, plan, step, outcome))
+        kept = (
+            after
+            if isinstance(step, steps.Open)
+            else _gone_on(after, plan, rules.progress(view, plan, step, outcome), rules)
+        )
         yield f"{who}: {told(step)}", kept
         if world.faults and not isinstance(step, steps.Choose | steps.AcceptLeaseEnd | steps.Open):
             lost = replace(after, faults=world.faults - 1)
-            yield f"{who}: {told(step)}; it dies before it has written that", replace(lost, leader=world.leader + 1)
+            yield f"{who}: {told(step)}; it dies before it has written that", lost.succeeded()
             yield f"{who}: {told(step)}; the answer is lost", _kept(lost, failed)
     if world.faults and not world.requests and not isinstance(step, steps.Choose | steps.AcceptLeaseEnd):
         late = replace(world, requests=(sent,), faults=world.faults - 1)
-        yield f"{who}: {told(step)} is sent and delayed; it dies, another leads", replace(late, leader=world.leader + 1)
+        yield f"{who}: {told(step)} is sent and delayed; it dies, another leads", late.succeeded()
         yield f"{who}: {told(step)} is sent and delayed; it waits no longer", _kept(late, failed)
 
 
+def _gone_on(world: World, before: PlanRecord, plan: PlanRecord, rules: Rules) -> World:
+    """Go on with a plan that follows from a step; ZooKeeper may be told later."""
+    if not rules.may_stay_unwritten(before, plan):
+        return _kept(world, plan)
+    record = world.record
+    return replace(_kept(world, plan), written=record)
+
+
 def _kept(world: World, plan: PlanRecord) -> World:
+    """Write a plan."""
     plan = plain(plan)
     while plan.stage in (Stage.REPOINT, Stage.VERIFY):
         plan = replace(plan, stage=Stage.VERIFY if plan.stage is Stage.REPOINT else Stage.RECORD)
-    return replace(world, plan=plan)
+    return replace(world, plan=plan, written=None)
 
 
 def _after_open(view: View, plan: PlanRecord, step: Step, rules: Rules) -> PlanRecord | None:
@@ -240,7 +253,7 @@ def _open(world: World, rules: Rules, sent: Request, step: steps.Open) -> World:
             world = receiving.broken(world, f"3: epoch {step.record.epoch} was opened while {NODES[other]} is open")
     record = replace(step.record, since="", proof="", revision=step.record.revision if world.may_hold else 0)
     durability = replace(step.durability, since="", why="")
-    return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after, told=())
+    return replace(world, epochs=(*world.epochs, record), durability=durability, plan=sent.after, written=None, told=())
 
 
 def _is_told(plan: PlanRecord, acked: Log, log: Log) -> bool:

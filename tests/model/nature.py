@@ -363,7 +363,7 @@ def faults(world: World, rules: Rules) -> Iterator[Move]:
             dead_one = replace(one, up=False, lease=lease, epoch=0, durability=None, confirmed=None,
                                promised=one.promised and not rules.forgets_its_promise)  # fmt: skip
             yield f"replicator {site} crashes", with_replicator(left, number, dead_one)
-    yield f"controller {world.leader} dies, another leads", replace(left, leader=world.leader + 1)
+    yield f"controller {world.leader} dies, another leads", left.succeeded()
 
 
 def restarts(world: World, rules: Rules) -> Iterator[Move]:

@@ -7,7 +7,7 @@ from typing import Any
 from cluster.errors import FencedOut, Refused
 from cluster.lineage import judge_history
 from cluster.records import Alone
-from controller.advance import failed, next_step, progress
+from controller.advance import failed, may_stay_unwritten, next_step, progress
 from controller.decide import decide
 from controller.invariants import check_repair, check_step
 from controller.model import View
@@ -23,7 +23,7 @@ def committed(world: World, request: Request) -> bool:
 
     The same operations as `World._transact` and `World._open` of controller/world.py send.
     """
-    return request.leader == world.leader and request.plan == world.plan
+    return request.leader == world.leader and request.record == world.record
 
 
 def refuse_older(node: Node, epoch: int) -> None:
@@ -52,6 +52,7 @@ class Rules:
     next_step: Rule = next_step
     progress: Rule = progress
     failed: Rule = failed
+    may_stay_unwritten: Rule = may_stay_unwritten
     check_step: Rule = check_step
     check_repair: Rule = check_repair
     see: Callable[[View], View] = unchanged

@@ -4,7 +4,7 @@ A transaction is a number, `epoch * 10 + server id` of the server that wrote it,
 same one; a log is what a binlog or an archive holds, in order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from cluster.position import Position
@@ -110,6 +110,8 @@ class Request:
     leader: int
     step: Step
     plan: PlanRecord
+    record: PlanRecord
+    """The plan as it stands in ZooKeeper, of which the leader may be ahead."""
     after: PlanRecord | None = None
 
 
@@ -122,6 +124,9 @@ class World:
     epochs: tuple[EpochRecord, ...]
     durability: DurabilityRecord
     plan: PlanRecord | None = None
+    """As its leader knows it."""
+    written: PlanRecord | None = None
+    """As it stands in ZooKeeper, when the leader is ahead of that; None: it is not."""
     leader: int = 1
     """How many controllers have led."""
     requests: tuple[Request, ...] = ()
@@ -158,6 +163,15 @@ class World:
     def may_hold(self) -> bool:
         """Return whether anybody here may ever hold."""
         return self.holds or self.newest.may_hold
+
+    @property
+    def record(self) -> PlanRecord | None:
+        """Return the plan as it stands in ZooKeeper: all that a successor knows."""
+        return self.written or self.plan
+
+    def succeeded(self) -> "World":
+        """Return the world with another leader."""
+        return replace(self, leader=self.leader + 1, plan=self.record, written=None)
 
     @property
     def newest(self) -> EpochRecord:
