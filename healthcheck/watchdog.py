@@ -368,13 +368,14 @@ class Watchdog:
 
     async def _meet(self) -> None:
         """Decide what a server process is that we have not dealt with: ours by right, a standby, or to be closed."""
+        follows = self._follows_already()  # an order that comes in the next moment makes what was seen uncertain
         problems = await self._actor.run(self._in_session, lambda session: session.requirements(self.node))
         if problems:
             await self._close("; ".join(problems))
             self._signal(Signal.REJECT, "; ".join(problems))
         elif self._is_open_by_right() and await self._resume():
             pass
-        elif self._follows_already():
+        elif follows:
             await self._actor.run(self._in_session, fencing.close_accounts)
             self._signal(Signal.FOLLOW, "follows as it did before the watchdog restarted")
         else:

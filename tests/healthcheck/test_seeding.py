@@ -93,10 +93,16 @@ def reinitialize(site: Site, seeding: str, *, donor: str = "one", **more: Any) -
 
 
 def begin(site: Site, **more: Any) -> str:
-    """Begin a seeding and return its name."""
+    """Begin a seeding, once the one before has left nothing to be done, and return its name."""
     seeding = next(_ids)
-    status, answer = reinitialize(site, seeding, **more)
-    assert status == 200, answer
+
+    def begun() -> bool:
+        status, answer = reinitialize(site, seeding, **more)
+        if status != 200 and not answer["error"]["retryable"]:
+            raise AssertionError(answer)
+        return status == 200
+
+    eventually(begun, what="the one before does not end")
     return seeding
 
 

@@ -21,7 +21,9 @@ from chaos.lab_remote import Fault, RemoteLab, wait_until, wait_writing
 from chaos.run_folder import keep_logs
 from chaos.traffic import Traffic, prepare
 from chaos.traffic_journal import Journal
+from chaos.whole import not_whole_by_all
 from cluster import clock, settings
+from cluster.errors import Unreachable
 from tests.conftest import require
 from tests.lab.running import missing
 
@@ -58,9 +60,11 @@ class Apart:
         self.ready()
 
     def _not_standing_by(self) -> str:
-        nodes = self.lab.cluster()["nodes"]
-        return ", ".join(f"{one['node']} is {one.get('role')}: {one.get('why')}" for one in nodes
-                         if one.get("role") != "primary" and not (one.get("role") == "standby" and one.get("replicating")))  # fmt: skip
+        """By the word of every controller: one that was cut off tells for a moment of before."""
+        try:
+            return not_whole_by_all(self.lab.clusters())
+        except Unreachable as error:
+            return error.message
 
     def goes_on(self) -> None:
         wait_writing(self.traffic, after=clock.now(), deadline_ms=WRITE_MS)
