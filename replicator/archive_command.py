@@ -110,6 +110,8 @@ def write_file(
         one for own in found.epochs.values() for one in own.files() if one.name == file and epoch in (0, own.epoch)
     ]
     places += [StoredFile(path, keys) for path in (directory / "orphans").glob("[!.]*") if path.name == file]
+    if not places:
+        raise BadInput(f"{directory} has no file {file!r}", hint="see `oscar-ha archive ls`")
     if len(places) != 1:
         raise BadInput(f"{len(places)} files of {directory} are called {file!r}",
                        hint="see `oscar-ha archive ls`, and give --epoch")  # fmt: skip

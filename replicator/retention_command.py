@@ -58,6 +58,8 @@ def _position(archive: Archive, begin: str, epoch: int) -> Position:
     files = [
         one for own in archive.epochs.values() if epoch in (0, own.epoch) for one in own.files() if one.name == begin
     ]
+    if not files:
+        raise BadInput(f"{archive.directory} has no file {begin!r}", hint="see `oscar-ha archive ls`")
     if len(files) != 1:
         raise BadInput(f"{len(files)} files of {archive.directory} are called {begin!r}",
                        hint="see `oscar-ha archive ls`, and give --epoch")  # fmt: skip

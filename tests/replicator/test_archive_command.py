@@ -81,3 +81,15 @@ def test_new_key_makes_and_rotates_and_refuses_what_is_no_key_file(tmp_path: Pat
     assert run("new-key", str(path)).returncode == 2
     assert path.read_text() == "nonsense\n"
     assert run("new-key", str(tmp_path / "nowhere" / "keys")).returncode == 2
+
+
+@pytest.mark.parametrize("command", [("cat", "binlog.999999"), ("hold", "nightly", "--from", "binlog.999999")])
+def test_a_file_that_is_nowhere_is_said_so_and_no_epoch_is_asked_for(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with closing(Archive.open(tmp_path, NO_KEYS)) as archive:
+        fill(archive, FIRST, first_log())
+
+    done = run(*command, "--archive", str(tmp_path))
+
+    assert done.returncode == 2
+    assert b"has no file 'binlog.999999'" in done.stderr
+    assert b"--epoch" not in done.stderr
