@@ -4,39 +4,30 @@ And a primary that is really dead is replaced by an operator's word. The same cu
 """
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chaos import checks
 from chaos.history import all_kept, outage_ms
-from chaos.lab import build, control, identity, ledger, remove
+from chaos.lab import control, identity, ledger
 from chaos.lab.identity import Life
-from chaos.lab.layout import Layout, Request, Wires
-from chaos.lab_remote import RemoteLab, wait_until
-from chaos.run_folder import keep_logs
-from chaos.traffic import Traffic, prepare
-from chaos.traffic_journal import Journal
+from chaos.lab.layout import Layout
+from chaos.lab_remote import wait_until
 from cluster import clock, settings
 from cluster.clock import Nanos
 from cluster.http import Client
-from tests.conftest import require
-from tests.lab.running import missing
 from tests.lab.test_accepted_loss import oscar_ha
 from tests.lab.test_partitions import (
     CHECK_MS,
     PARTITION_OUTAGE_MS,
     PLAN_MS,
     READY_MS,
-    TRAFFIC_SECONDS_MAX,
     WRITE_MS,
     Apart,
-    Quiet,
+    a_lab,
 )
 
 pytestmark = pytest.mark.servers
@@ -82,31 +73,6 @@ class Holding(Apart):
         wait_until(lambda: "" if writer.has_written(after) else "no write", deadline_ms=WRITE_MS, what=AT_HOME)
 
 
-@contextmanager
-def a_lab(directory: Path, request: pytest.FixtureRequest, policies: dict[str, Any]) -> Iterator[Holding]:
-    """Yield a lab in network namespaces under traffic: one clinic on the LAN of the first site, one elsewhere."""
-    require(missing())
-    failed_before = request.session.testsfailed
-    asked = Request(
-        directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid(), policies=policies
-    )
-    build.up(asked, Quiet())
-    try:
-        if ledger.require(Layout(directory)).network is None:
-            pytest.skip("network namespaces are not allowed here")
-        lab = RemoteLab(directory)
-        prepare(lab.file.clinics[0], deadline_ms=30_000.0)
-        with (
-            closing(Journal(directory.parent / "journal.jsonl")) as journal,
-            Traffic(lab.file.clinics, journal, seconds=TRAFFIC_SECONDS_MAX, nodes=lab.file.nodes) as traffic,
-        ):
-            yield Holding(directory, lab, traffic)
-    finally:
-        if request.session.testsfailed > failed_before:
-            keep_logs(directory, Path("build") / "test-logs")
-        remove.down(directory, keep=False)
-
-
 def shut_down(holding: Holding, node: str) -> None:
     """End a database server in order: a crash may take back the last moment of what it told alone (0089).
 
@@ -119,7 +85,7 @@ def shut_down(holding: Holding, node: str) -> None:
 
 @pytest.fixture(scope="module")
 def holding(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Holding]:
-    with a_lab(tmp_path_factory.mktemp("holding") / "lab", request, HOLDS) as lab:
+    with a_lab(tmp_path_factory.mktemp("holding") / "lab", request, Holding, HOLDS) as lab:
         yield lab
 
 

@@ -10,8 +10,8 @@ from chaos.lab.layout import Layout
 from chaos.lab_remote import wait_until
 from cluster import clock, settings
 from cluster.settings import Settings
-from tests.lab.test_isolation import AT_HOME, HOME, Holding, a_lab
-from tests.lab.test_partitions import CHECK_MS, PLAN_MS, WRITE_MS
+from tests.lab.test_isolation import AT_HOME, HOME, Holding
+from tests.lab.test_partitions import CHECK_MS, PLAN_MS, WRITE_MS, a_lab
 
 pytestmark = pytest.mark.servers
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.servers
 def test_a_primary_whose_line_is_cut_closes_for_its_own_lan_too_and_another_one_is_promoted(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    with a_lab(tmp_path / "lab", request, {}) as apart:
+    with a_lab(tmp_path / "lab", request, Holding, {}) as apart:
         apart.ready()
         before = apart.now()
         with apart.lab.cut(HOME, keep_lan=True):

@@ -6,9 +6,10 @@ One lab in network namespaces for all, as far apart as in life; every test heals
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -89,12 +90,19 @@ class Apart:
         return str(named)
 
 
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Apart]:
+Kind = TypeVar("Kind", bound=Apart)
+
+
+@contextmanager
+def a_lab(
+    directory: Path, request: pytest.FixtureRequest, kind: type[Kind], policies: dict[str, Any]
+) -> Iterator[Kind]:
+    """Yield a lab in network namespaces under traffic: one clinic on the LAN of the first site, one elsewhere."""
     require(missing())
     failed_before = request.session.testsfailed
-    directory = tmp_path_factory.mktemp("apart") / "lab"
-    asked = Request(directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid())
+    asked = Request(
+        directory=directory, clinics=2, zookeepers=3, wires=Wires.NAMESPACES, owner=os.getpid(), policies=policies
+    )
     build.up(asked, Quiet())
     try:
         if ledger.require(Layout(directory)).network is None:
@@ -105,11 +113,17 @@ def apart(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
             closing(Journal(directory.parent / "journal.jsonl")) as journal,
             Traffic(lab.file.clinics, journal, seconds=TRAFFIC_SECONDS_MAX, nodes=lab.file.nodes) as traffic,
         ):
-            yield Apart(directory, lab, traffic)
+            yield kind(directory, lab, traffic)
     finally:
         if request.session.testsfailed > failed_before:
             keep_logs(directory, Path("build") / "test-logs")
         remove.down(directory, keep=False)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Apart]:
+    with a_lab(tmp_path_factory.mktemp("apart") / "lab", request, Apart, {}) as lab:
+        yield lab
 
 
 def test_an_acker_without_zookeeper_is_replaced_by_another_and_nobody_fails_over(apart: Apart) -> None:
